@@ -1,0 +1,87 @@
+//! Wiring: opens the store, starts the workers, hands the catalogue to the edges, and stops everything in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ctx::System;
+use crate::error::Result;
+use crate::random::Random;
+use crate::store::{Hub, Store};
+use crate::tasks;
+
+/// How often the reaper looks for what is due.
+const REAP: Duration = Duration::from_millis(250);
+
+/// A running Baton without its edges. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// Handles that everything shares.
+    pub system: System,
+    /// The one table of operations.
+    pub catalog: Arc<Catalog>,
+    /// The settings.
+    pub config: Arc<Config>,
+    stopping: CancellationToken,
+    workers: TaskTracker,
+}
+
+impl App {
+    /// Opens the store in the configured folder.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open(config: Config, clock: Clock, random: Random) -> Result<Self> {
+        let store = Store::open(&config.data, Hub::default())?;
+        let system = System::new(store, clock, random, config.limits.clone());
+        Ok(Self {
+            system,
+            catalog: Arc::new(Catalog::new()),
+            config: Arc::new(config),
+            stopping: CancellationToken::new(),
+            workers: TaskTracker::new(),
+        })
+    }
+
+    /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due.
+    pub fn start_workers(&self) {
+        let (system, stopping) = (self.system.clone(), self.stopping.clone());
+        self.workers.spawn(async move {
+            while !stopping.is_cancelled() {
+                match tasks::reap::tick(&system).await {
+                    Ok(0) => {
+                        tokio::select! {
+                            () = stopping.cancelled() => {}
+                            () = tokio::time::sleep(REAP) => {}
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(error = ?error, "the reaper could not do its round");
+                        tokio::time::sleep(REAP * 4).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Cancelled when the server begins to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Ends the workers, lets waiting operations finish and closes the store.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.workers.close();
+        self.workers.wait().await;
+        let store = self.system.store().clone();
+        // Joining the writer blocks; the runtime must stay free for those it answers.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+}

@@ -1,0 +1,211 @@
+//! The one table of operations, resources and prompts. MCP, REST, OpenAPI, the command line, the docs and the tests that
+//! loop over everything are projections of it.
+
+mod published;
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::op::{Content, Item, Op, Prompt, Resource};
+use crate::page::Position;
+use crate::{end_task, tasks};
+
+pub use published::{Published, schemas};
+
+/// Completions of one variable at most (MCP `completion/complete`).
+const COMPLETIONS: u32 = 100;
+
+/// Everything that can be called, read or asked for.
+pub struct Catalog {
+    ops: Vec<Op>,
+    by_name: HashMap<&'static str, usize>,
+    resources: Vec<Resource>,
+    prompts: Vec<Prompt>,
+    payloads: HashMap<&'static str, jsonschema::Validator>,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Catalog {
+    /// Gathers what the features declare.
+    pub fn new() -> Self {
+        let ops: Vec<Op> = [tasks::operations(), end_task::operations()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let by_name = ops
+            .iter()
+            .enumerate()
+            .map(|(index, op)| (op.name, index))
+            .collect();
+        let resources = [tasks::resources(), published::resources()]
+            .into_iter()
+            .flatten()
+            .collect();
+        Self {
+            ops,
+            by_name,
+            resources,
+            prompts: published::prompts(),
+            payloads: published::validators(),
+        }
+    }
+
+    /// All operations, in the order in which lists show them.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// The operation `name`.
+    pub fn op(&self, name: &str) -> Option<&Op> {
+        self.by_name.get(name).map(|index| &self.ops[*index])
+    }
+
+    /// Calls the operation `name`.
+    ///
+    /// # Errors
+    /// `unknown_operation`; `invalid_input`; what the operation answers.
+    pub async fn call(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Value> {
+        let op = self.op(name).ok_or_else(|| {
+            Error::not_found(
+                "unknown_operation",
+                format!("there is no operation {name:?}"),
+            )
+        })?;
+        op.call(ctx, input).await
+    }
+
+    /// Checks `payload` against the published schema `name`, for callers that promised to send exactly that.
+    ///
+    /// # Errors
+    /// `invalid_input` with all findings and their paths.
+    pub fn check_payload(&self, name: &str, payload: &Value) -> Result<()> {
+        match self.payloads.get(name) {
+            Some(validator) => crate::op::check(validator, payload),
+            None => Err(Error::internal(format!("no published schema {name}"))),
+        }
+    }
+
+    /// All kinds of resources.
+    pub fn resources(&self) -> &[Resource] {
+        &self.resources
+    }
+
+    /// All prompts.
+    pub fn prompts(&self) -> &[Prompt] {
+        &self.prompts
+    }
+
+    /// The prompt `name`.
+    pub fn prompt(&self, name: &str) -> Option<&Prompt> {
+        self.prompts.iter().find(|prompt| prompt.name == name)
+    }
+
+    /// Reads the resource at `uri`.
+    ///
+    /// # Errors
+    /// `unknown_resource` for what is not there or is another tenant's.
+    pub fn read(&self, ctx: &Ctx, uri: &str) -> Result<Content> {
+        let found = self
+            .resources
+            .iter()
+            .find_map(|kind| Some((kind, kind.matches(uri)?)));
+        let (kind, params) = found.ok_or_else(|| unknown_resource(uri))?;
+        ctx.read(|scope, tx| (kind.read)(scope, tx, &params))
+            .map_err(|error| {
+                if error.kind() == crate::error::Kind::NotFound {
+                    unknown_resource(uri)
+                } else {
+                    error
+                }
+            })
+    }
+
+    /// A page of what can be read, with the kind of each; fixed things first. The cursor leads to the next page.
+    ///
+    /// # Errors
+    /// `invalid_cursor`, or a failure of the database.
+    pub fn list(
+        &self,
+        ctx: &Ctx,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<(Vec<(&Resource, Item)>, Option<String>)> {
+        // The position's id says which kind the page is in: "index/id".
+        let (first, mut behind) = match cursor {
+            None => (0, None),
+            Some(cursor) => {
+                let position = Position::decode(cursor)?;
+                let (index, id) = position
+                    .id
+                    .split_once('/')
+                    .and_then(|(index, id)| Some((index.parse::<usize>().ok()?, id.to_owned())))
+                    .ok_or_else(|| {
+                        Error::invalid("invalid_cursor", "/cursor: not a cursor of this list")
+                    })?;
+                (
+                    index,
+                    Some(Position {
+                        key: position.key,
+                        id,
+                    }),
+                )
+            }
+        };
+        let mut items = Vec::new();
+        for (index, kind) in self.resources.iter().enumerate().skip(first) {
+            let Some(list) = kind.list else { continue };
+            let room = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
+            let (found, next) = ctx.read(|scope, tx| list(scope, tx, behind.as_ref(), room))?;
+            items.extend(found.into_iter().map(|item| (kind, item)));
+            if let Some(next) = next {
+                let cursor = Position {
+                    key: next.key,
+                    id: format!("{index}/{}", next.id),
+                };
+                return Ok((items, Some(cursor.encode())));
+            }
+            behind = None;
+        }
+        Ok((items, None))
+    }
+
+    /// Values for `variable` of the resource kind `template` that begin with `prefix`.
+    ///
+    /// # Errors
+    /// `unknown_resource` when there is no such kind, or a failure of the database.
+    pub fn complete(
+        &self,
+        ctx: &Ctx,
+        template: &str,
+        variable: &str,
+        prefix: &str,
+    ) -> Result<Vec<String>> {
+        let kind = self
+            .resources
+            .iter()
+            .find(|kind| kind.template == template)
+            .ok_or_else(|| unknown_resource(template))?;
+        ctx.read(|scope, tx| (kind.complete)(scope, tx, variable, prefix, COMPLETIONS))
+    }
+
+    /// The resources that `event` changed.
+    pub fn changed_by(&self, event: &Event) -> Vec<String> {
+        self.resources
+            .iter()
+            .filter_map(|kind| (kind.changed_by)(event))
+            .collect()
+    }
+}
+
+fn unknown_resource(uri: &str) -> Error {
+    Error::not_found("unknown_resource", format!("there is no resource {uri:?}"))
+}

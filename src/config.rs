@@ -1,0 +1,200 @@
+//! Settings: one declaration each, read from flags, environment and file, in this order of precedence.
+//!
+//! The doc comments are the help texts and the example file. Nothing else reads environment variables.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::id::TenantId;
+
+/// What a user may set. Every field is a flag, a `BATON_…` variable and a line of `baton.toml`.
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:5050]
+    #[arg(long, env = "BATON_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+
+    /// Folder that holds the data [default: the platform's data folder, such as ~/.local/share/baton]
+    #[arg(long, env = "BATON_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Bind this process to one tenant; without it, callers choose and "default" is who chooses none
+    #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
+    pub tenant: Option<TenantId>,
+
+    /// What to log: error, warn, info, debug, trace, or per module as in "info,baton::store=debug" [default: info]
+    #[arg(long, env = "BATON_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    /// How to log: text or json [default: text]
+    #[arg(long, env = "BATON_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Host names (with port if not the default) that requests may be addressed to, besides loopback
+    #[arg(
+        long = "allowed-host",
+        env = "BATON_ALLOWED_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub allowed_hosts: Vec<String>,
+
+    /// Origins of browser pages that may call, besides loopback
+    #[arg(
+        long = "allowed-origin",
+        env = "BATON_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+
+    /// Tasks that one executor may hold at a time at most [default: 5]
+    #[arg(long, env = "BATON_MAX_CONCURRENT_TASKS", value_name = "N")]
+    pub max_concurrent_tasks: Option<u32>,
+
+    /// Milliseconds before the first retry of a failed task; doubles with each further one [default: 1000]
+    #[arg(long, env = "BATON_RETRY_BACKOFF_MS", value_name = "MS")]
+    pub retry_backoff_ms: Option<u64>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Settings, complete and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where the data lies.
+    pub data: PathBuf,
+    /// The tenant that this process is bound to.
+    pub tenant: Option<TenantId>,
+    /// What to log.
+    pub log_level: String,
+    /// How to log.
+    pub log_format: LogFormat,
+    /// Host names that requests may be addressed to, besides loopback.
+    pub allowed_hosts: Vec<String>,
+    /// Origins that may call, besides loopback.
+    pub allowed_origins: Vec<String>,
+    /// Bounds for operations.
+    pub limits: Limits,
+}
+
+/// Bounds that operations keep.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Tasks that one executor may hold at a time at most.
+    pub max_concurrent_tasks: u32,
+    /// Time before the first retry of a failed task; doubles with each further one.
+    pub retry_backoff: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_concurrent_tasks: 5,
+            retry_backoff: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Settings {
+    /// The settings in the file at `path`.
+    ///
+    /// # Errors
+    /// The file can't be read, is not TOML, or has a key that is no setting.
+    pub fn from_file(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("can't read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Completes these settings with those of `file`, then with defaults, and checks the whole.
+    ///
+    /// # Errors
+    /// A setting that can't be, with the flag to use.
+    pub fn complete(self, file: Self) -> anyhow::Result<Config> {
+        let listen = self
+            .listen
+            .or(file.listen)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5050)));
+        if !listen.ip().is_loopback() {
+            bail!(
+                "listening on {listen} would let everyone in: there is no authentication yet, so only loopback \
+                 addresses are served; use --listen 127.0.0.1:{} behind a reverse proxy that authenticates",
+                listen.port()
+            );
+        }
+        let data = match self.data.or(file.data) {
+            Some(data) => data,
+            None => default_data()
+                .context("no home folder found for the data; name a folder with --data")?,
+        };
+        let either = |own: Vec<String>, file: Vec<String>| if own.is_empty() { file } else { own };
+        let max_concurrent_tasks = self
+            .max_concurrent_tasks
+            .or(file.max_concurrent_tasks)
+            .unwrap_or(5);
+        if !(1..=1_000).contains(&max_concurrent_tasks) {
+            bail!("max_concurrent_tasks is {max_concurrent_tasks}; 1 to 1000 would be right");
+        }
+        Ok(Config {
+            listen,
+            data,
+            tenant: self.tenant.or(file.tenant),
+            log_level: self
+                .log_level
+                .or(file.log_level)
+                .unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            allowed_hosts: either(self.allowed_hosts, file.allowed_hosts),
+            allowed_origins: either(self.allowed_origins, file.allowed_origins),
+            limits: Limits {
+                max_concurrent_tasks,
+                retry_backoff: Duration::from_millis(
+                    self.retry_backoff_ms
+                        .or(file.retry_backoff_ms)
+                        .unwrap_or(1_000),
+                ),
+            },
+        })
+    }
+}
+
+/// The folder that the platform gives programs for their data.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the environment"
+)]
+fn default_data() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(folder) = folder("XDG_DATA_HOME") {
+        return Some(folder.join("baton"));
+    }
+    let home = std::env::home_dir()?;
+    Some(match std::env::consts::OS {
+        "macos" => home.join("Library/Application Support/baton"),
+        "windows" => folder("LOCALAPPDATA").unwrap_or(home).join("baton"),
+        _ => home.join(".local/share/baton"),
+    })
+}

@@ -1,0 +1,239 @@
+//! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::clock::{Clock, Time};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::id::TenantId;
+use crate::random::Random;
+use crate::store::{Store, SystemTx, Tx, Wake};
+
+/// What the whole process shares. Workers start from here; callers get a [`Ctx`].
+#[derive(Clone)]
+pub struct System {
+    store: Store,
+    clock: Clock,
+    random: Random,
+    limits: Arc<Limits>,
+}
+
+impl System {
+    /// Bundles the handles that `app` made.
+    pub fn new(store: Store, clock: Clock, random: Random, limits: Limits) -> Self {
+        Self {
+            store,
+            clock,
+            random,
+            limits: Arc::new(limits),
+        }
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A context for work that the server itself does for `tenant`.
+    pub fn on_behalf_of(&self, tenant: TenantId) -> Ctx {
+        Ctx {
+            system: self.clone(),
+            tenant,
+            actor: "baton".into(),
+            progress: None,
+        }
+    }
+
+    /// A context for a caller who was let in.
+    pub fn ctx(&self, tenant: TenantId, actor: &str) -> Ctx {
+        Ctx {
+            system: self.clone(),
+            tenant,
+            actor: actor.into(),
+            progress: None,
+        }
+    }
+
+    /// Reads over all tenants, for workers that look for what is due.
+    ///
+    /// # Errors
+    /// What `operation` answers, or a failure of the database.
+    pub fn survey<T>(&self, operation: impl FnOnce(&mut SystemTx<'_>) -> Result<T>) -> Result<T> {
+        self.store.survey(operation)
+    }
+}
+
+/// How far a waiting call has come; edges show it to callers that asked for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// Grows from call to call.
+    pub progress: f64,
+    /// What `progress` grows to, where that is known.
+    pub total: Option<f64>,
+    /// A sentence for people.
+    pub message: Option<String>,
+}
+
+/// One call of one caller. Cheap to clone.
+#[derive(Clone)]
+pub struct Ctx {
+    system: System,
+    tenant: TenantId,
+    actor: Arc<str>,
+    progress: Option<mpsc::Sender<Progress>>,
+}
+
+impl Ctx {
+    /// The tenant that this call is for.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.system.clock
+    }
+
+    /// The limits of this server.
+    pub fn limits(&self) -> &Limits {
+        &self.system.limits
+    }
+
+    /// The same call, whose progress goes to `sender`.
+    #[must_use]
+    pub fn with_progress(mut self, sender: mpsc::Sender<Progress>) -> Self {
+        self.progress = Some(sender);
+        self
+    }
+
+    /// Whether anybody wants to know how far this call has come.
+    pub fn wants_progress(&self) -> bool {
+        self.progress.is_some()
+    }
+
+    /// Tells how far this call has come. A caller that does not keep up misses intermediate steps.
+    pub fn report_progress(&self, progress: Progress) {
+        if let Some(sender) = &self.progress {
+            // Full means that the caller reads slowly, closed that it stopped listening: neither may hold the call up.
+            let _ = sender.try_send(progress);
+        }
+    }
+
+    /// Wake-ups whenever something of the tenant is committed. Take it before reading.
+    pub fn wake(&self) -> Wake {
+        self.system.store.hub().wake(&self.tenant)
+    }
+
+    /// Runs `operation` in a transaction that may write, and answers after its commit.
+    ///
+    /// # Errors
+    /// What `operation` answers, or `Unavailable` when the store can't take it now.
+    pub async fn write<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Scope, &mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let scope = self.scope();
+        self.system
+            .store
+            .write(&self.tenant, move |tx| operation(&scope, tx))
+            .await
+    }
+
+    /// Runs `operation` on a snapshot of what is committed.
+    ///
+    /// # Errors
+    /// What `operation` answers, or a failure of the database.
+    pub fn read<T>(&self, operation: impl FnOnce(&Scope, &mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let scope = self.scope();
+        self.system
+            .store
+            .read(&self.tenant, |tx| operation(&scope, tx))
+    }
+
+    fn scope(&self) -> Scope {
+        Scope {
+            actor: self.actor.clone(),
+            now: self.system.clock.now(),
+            steady: self.system.clock.steady(),
+            random: self.system.random.clone(),
+            limits: self.system.limits.clone(),
+        }
+    }
+}
+
+/// What an operation may know besides its transaction. The tenant is the transaction's.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    actor: Arc<str>,
+    now: Time,
+    steady: Time,
+    random: Random,
+    limits: Arc<Limits>,
+}
+
+impl Scope {
+    /// Who calls, as the log shows it.
+    pub fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    /// The wall clock, for timestamps.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The clock of leases, timeouts and retries.
+    pub fn steady(&self) -> Time {
+        self.steady
+    }
+
+    /// Randomness.
+    pub fn random(&self) -> &Random {
+        &self.random
+    }
+
+    /// The limits of this server.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// The tenant of a call, from every place that may name one. `bound` is what the process or credential is bound to; a
+/// tenant named in two places must agree.
+///
+/// # Errors
+/// `tenant_conflict` when two places disagree, `invalid_tenant` when a name is not one.
+pub fn choose_tenant(
+    bound: Option<&TenantId>,
+    named: &[(&'static str, Option<&str>)],
+) -> Result<TenantId> {
+    let mut chosen = bound.cloned();
+    for (place, name) in named
+        .iter()
+        .filter_map(|(place, name)| name.map(|name| (place, name)))
+    {
+        let tenant: TenantId = name
+            .parse()
+            .map_err(|error| Error::invalid("invalid_tenant", format!("{place}: {error}")))?;
+        match &chosen {
+            Some(other) if *other != tenant => {
+                return Err(Error::invalid(
+                    "tenant_conflict",
+                    format!(
+                        "{place} names another tenant than this connection is for; name one tenant, once"
+                    ),
+                ));
+            }
+            _ => chosen = Some(tenant),
+        }
+    }
+    Ok(chosen.unwrap_or_else(TenantId::default_tenant))
+}

@@ -1,0 +1,30 @@
+//! Baton: a multi-tenant Model Context Protocol server through which an orchestrator hands work to executors and never
+//! loses track of it.
+//!
+//! The map, from the ground up (`ARCHITECTURE.md` tells the story):
+//!
+//! - [`error`], [`id`], [`clock`], [`random`], [`page`], [`config`]: foundations;
+//! - [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
+//! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
+//! - [`tasks`], [`end_task`]: what Baton is for;
+//! - [`catalog`]: the one table of operations;
+//! - `mcp`, `http`, `cli`: edges, which only translate; [`app`] wires everything.
+
+pub mod app;
+pub mod catalog;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod ctx;
+pub mod end_task;
+pub mod error;
+pub mod events;
+pub mod http;
+pub mod id;
+pub mod mcp;
+pub mod op;
+pub mod outbound;
+pub mod page;
+pub mod random;
+pub mod store;
+pub mod tasks;

@@ -1,0 +1,249 @@
+//! What an operation is: one declaration from which MCP tools, REST routes, OpenAPI, the command line and the tests
+//! that loop over everything are projected.
+//!
+//! Features declare their operations with these types, `catalog` gathers them, the edges only translate.
+
+mod resource;
+mod schema;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use jsonschema::Validator;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+pub use resource::{Argument, Content, Item, Items, Params, Prompt, Resource};
+pub use schema::check;
+
+use crate::ctx::{Ctx, Scope};
+use crate::error::{Error, Result};
+use crate::store::Tx;
+
+/// What a caller must be allowed to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// See tasks and their outcome.
+    Read,
+    /// Hand out work and steer it.
+    Orchestrate,
+    /// Take work, report on it and end it.
+    Execute,
+}
+
+/// What a call does to the world (MCP tool annotations).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Changes nothing.
+    ReadOnly,
+    /// Adds to what is there.
+    Additive,
+    /// Changes or ends what is there.
+    Destructive,
+}
+
+/// A method and path of the REST interface. `{name}` segments fill the input field of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// `GET`, `POST` or `PATCH`.
+    pub method: &'static str,
+    /// Canonical paths begin with `/api/v1/`; the others are kept for clients that know them.
+    pub path: &'static str,
+    /// The published schema that the body must satisfy besides the operation's own, by name.
+    pub payload: Option<&'static str>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Value>> + Send>>;
+
+/// One operation.
+pub struct Op {
+    /// `noun_verb`, at most 40 of `[a-z0-9_]`.
+    pub name: &'static str,
+    /// For people.
+    pub title: &'static str,
+    /// When to use it, in a sentence or two.
+    pub description: &'static str,
+    /// What a caller must be allowed to do.
+    pub permission: Permission,
+    /// What a call does.
+    pub effect: Effect,
+    /// Whether repeating a call changes nothing more.
+    pub idempotent: bool,
+    /// Where REST has it.
+    pub routes: &'static [Route],
+    /// JSON Schema 2020-12 of the input, flat and inlined.
+    pub input_schema: Map<String, Value>,
+    /// JSON Schema 2020-12 of the output.
+    pub output_schema: Map<String, Value>,
+    /// An input that works on an empty tenant as far as its form goes; tests start from it.
+    pub sample: fn() -> Value,
+    aliases: &'static [(&'static str, &'static str)],
+    validator: Validator,
+    handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
+}
+
+impl Op {
+    /// An operation that only reads.
+    pub fn read<I, O>(
+        name: &'static str,
+        permission: Permission,
+        operation: fn(&Scope, &mut Tx<'_>, &I) -> Result<O>,
+    ) -> Self
+    where
+        I: DeserializeOwned + JsonSchema + Send + Sync + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+    {
+        let op = Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
+            ctx.read(|scope, tx| operation(scope, tx, &input))
+        });
+        Self {
+            effect: Effect::ReadOnly,
+            idempotent: true,
+            ..op
+        }
+    }
+
+    /// An operation that writes, in one transaction.
+    pub fn write<I, O>(
+        name: &'static str,
+        permission: Permission,
+        operation: fn(&Scope, &mut Tx<'_>, &I) -> Result<O>,
+    ) -> Self
+    where
+        I: DeserializeOwned + JsonSchema + Send + Sync + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+    {
+        Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
+            ctx.write(move |scope, tx| operation(scope, tx, &input))
+                .await
+        })
+    }
+
+    /// An operation that waits for something between its transactions.
+    ///
+    /// # Panics
+    /// When the input type has no usable JSON Schema, which the first test that builds the catalogue shows.
+    pub fn waiting<I, O, F>(
+        name: &'static str,
+        permission: Permission,
+        operation: impl Fn(Ctx, I) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        I: DeserializeOwned + JsonSchema + Send + Sync + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+        F: Future<Output = Result<O>> + Send,
+    {
+        let input_schema = schema::of::<I>();
+        let validator = schema::compile(&Value::Object(input_schema.clone()))
+            .expect("the schema of an input type is a JSON Schema");
+        Self {
+            name,
+            title: "",
+            description: "",
+            permission,
+            effect: Effect::Additive,
+            idempotent: false,
+            routes: &[],
+            input_schema,
+            output_schema: schema::of::<O>(),
+            sample: || Value::Object(Map::new()),
+            aliases: &[],
+            validator,
+            handler: Box::new(move |ctx, input| {
+                let operation = operation.clone();
+                Box::pin(async move {
+                    let input: I = serde_json::from_value(input)
+                        .map_err(|error| Error::invalid_at("", error.to_string()))?;
+                    serde_json::to_value(operation(ctx, input).await?).map_err(Error::internal)
+                })
+            }),
+        }
+    }
+
+    /// Says what it is called and when to use it.
+    #[must_use]
+    pub fn about(mut self, title: &'static str, description: &'static str) -> Self {
+        (self.title, self.description) = (title, description);
+        self
+    }
+
+    /// Says that a call changes or ends what is there.
+    #[must_use]
+    pub fn destructive(mut self) -> Self {
+        self.effect = Effect::Destructive;
+        self
+    }
+
+    /// Says that repeating a call changes nothing more.
+    #[must_use]
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// Says that a call changes nothing, though it may wait.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        (self.effect, self.idempotent) = (Effect::ReadOnly, true);
+        self
+    }
+
+    /// Says where REST has it; the first route is the canonical one.
+    #[must_use]
+    pub fn at(mut self, routes: &'static [Route]) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Accepts a field under another name.
+    #[must_use]
+    pub fn alias(mut self, aliases: &'static [(&'static str, &'static str)]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    /// Gives an input to start tests from.
+    #[must_use]
+    pub fn sample(mut self, sample: fn() -> Value) -> Self {
+        self.sample = sample;
+        self
+    }
+
+    /// Validates `input` and runs the operation.
+    ///
+    /// # Errors
+    /// `invalid_input` with all findings and their paths; what the operation answers.
+    pub async fn call(&self, ctx: Ctx, mut input: Map<String, Value>) -> Result<Value> {
+        self.normalise(&mut input)?;
+        let input = Value::Object(input);
+        schema::check(&self.validator, &input)?;
+        (self.handler)(ctx, input).await
+    }
+
+    /// Null means absent, since models write it so; aliases become the names that the schema knows.
+    fn normalise(&self, input: &mut Map<String, Value>) -> Result<()> {
+        input.retain(|_, value| !value.is_null());
+        for (alias, name) in self.aliases {
+            if let Some(value) = input.remove(*alias)
+                && input.insert((*name).to_owned(), value).is_some()
+            {
+                return Err(Error::invalid_at(
+                    format!("/{alias}"),
+                    format!("the same field as {name}; give one of the two"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Op")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,110 @@
+//! What can be read and what can be asked for by name: declarations of MCP resources and prompts.
+
+use std::collections::BTreeMap;
+
+use crate::ctx::Scope;
+use crate::error::Result;
+use crate::events::Event;
+use crate::page::Position;
+use crate::store::Tx;
+
+/// The values of a template's variables, from a URI.
+pub type Params = BTreeMap<&'static str, String>;
+
+/// What a resource says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Media type.
+    pub mime_type: &'static str,
+    /// The text.
+    pub text: String,
+}
+
+/// One readable thing, as lists show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Where to read it.
+    pub uri: String,
+    /// For people.
+    pub title: String,
+}
+
+/// A page of items, and where the next one begins.
+pub type Items = (Vec<Item>, Option<Position>);
+
+/// A kind of resource. Its URIs are `template` (RFC 6570, level 1) with its variables filled in.
+pub struct Resource {
+    /// For example `baton://tasks/{task_id}`.
+    pub template: &'static str,
+    /// Programmatic name.
+    pub name: &'static str,
+    /// For people.
+    pub title: &'static str,
+    /// What it says.
+    pub description: &'static str,
+    /// Media type.
+    pub mime_type: &'static str,
+    /// Reads one. `NotFound` for what is not there or is another tenant's.
+    pub read: fn(&Scope, &mut Tx<'_>, &Params) -> Result<Content>,
+    /// At most the given number of those that exist, behind a position. `None` when they aren't listed.
+    pub list: Option<fn(&Scope, &mut Tx<'_>, Option<&Position>, u32) -> Result<Items>>,
+    /// At most the given number of values for a variable that begin with a text, best first.
+    pub complete: fn(&Scope, &mut Tx<'_>, &str, &str, u32) -> Result<Vec<String>>,
+    /// The URI that an event changed, if it is of this kind.
+    pub changed_by: fn(&Event) -> Option<String>,
+}
+
+impl Resource {
+    /// The variables of `uri`, when it is of this kind.
+    pub fn matches(&self, uri: &str) -> Option<Params> {
+        let mut params = Params::new();
+        let (mut rest, mut template) = (uri, self.template);
+        while let Some((literal, tail)) = template.split_once('{') {
+            rest = rest.strip_prefix(literal)?;
+            let (variable, after) = tail.split_once('}')?;
+            let end = rest.find('/').unwrap_or(rest.len());
+            if end == 0 {
+                return None;
+            }
+            params.insert(variable, rest[..end].to_owned());
+            (rest, template) = (&rest[end..], after);
+        }
+        (rest == template).then_some(params)
+    }
+}
+
+/// A value that a prompt takes.
+pub struct Argument {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is for.
+    pub description: &'static str,
+    /// Whether the prompt can do without.
+    pub required: bool,
+}
+
+/// A text to work from, with `{{name}}` where its arguments go.
+pub struct Prompt {
+    /// Its name.
+    pub name: &'static str,
+    /// For people.
+    pub title: &'static str,
+    /// When to use it.
+    pub description: &'static str,
+    /// What it takes.
+    pub arguments: &'static [Argument],
+    /// The text.
+    pub text: &'static str,
+}
+
+impl Prompt {
+    /// The text with its arguments filled in; an optional one that is missing leaves nothing behind.
+    pub fn render(&self, value_of: impl Fn(&str) -> Option<String>) -> String {
+        let mut text = self.text.to_owned();
+        for argument in self.arguments {
+            let value = value_of(argument.name).unwrap_or_default();
+            text = text.replace(&format!("{{{{{}}}}}", argument.name), &value);
+        }
+        text
+    }
+}

@@ -1,0 +1,242 @@
+//! JSON Schemas of inputs and outputs: made from the types, kept portable, compiled once, checked with all findings.
+
+use jsonschema::{Draft, PatternOptions, Validator};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Finding, Kind, Result};
+
+/// Levels of arrays and objects in an input; more is an attack or a mistake.
+const DEPTH: usize = 32;
+/// Findings shown at once; the rest is counted.
+const FINDINGS: usize = 20;
+
+/// The schema of a type: inlined, an object at the root, without `null` types, which several hosts refuse.
+pub(super) fn of<T: JsonSchema>() -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    let mut value = Schema::to_value(schema);
+    make_portable(&mut value);
+    match value {
+        Value::Object(mut schema) => {
+            schema.remove("title");
+            schema
+        }
+        _ => Map::new(),
+    }
+}
+
+/// An optional field is one that may be absent, so `null` says nothing more; number formats are Rust's, not JSON's.
+fn make_portable(value: &mut Value) {
+    match value {
+        Value::Object(schema) => {
+            if let Some(Value::Array(types)) = schema.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    schema.insert("type".into(), only);
+                }
+            }
+            if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+                choices.retain(|choice| choice.get("type") != Some(&Value::from("null")));
+                if let [Value::Object(only)] = choices.as_slice() {
+                    let only = only.clone();
+                    schema.remove("anyOf");
+                    for (key, value) in only {
+                        schema.entry(key).or_insert(value);
+                    }
+                }
+            }
+            if let Some(Value::Array(choices)) = schema.get_mut("enum") {
+                choices.retain(|choice| !choice.is_null());
+            }
+            if schema.get("default").is_some_and(Value::is_null) {
+                schema.remove("default");
+            }
+            if schema
+                .get("format")
+                .is_some_and(|format| format != "date-time")
+            {
+                schema.remove("format");
+            }
+            schema.values_mut().for_each(make_portable);
+        }
+        Value::Array(values) => values.iter_mut().for_each(make_portable),
+        _ => {}
+    }
+}
+
+/// Compiles a schema without network or files, and with patterns that run in linear time.
+///
+/// # Errors
+/// What is wrong with the schema.
+pub(super) fn compile(schema: &Value) -> std::result::Result<Validator, String> {
+    jsonschema::options()
+        .with_draft(Draft::Draft202012)
+        .offline()
+        .should_validate_formats(false)
+        .with_pattern_options(
+            PatternOptions::regex()
+                .size_limit(1 << 20)
+                .dfa_size_limit(1 << 20),
+        )
+        .build(schema)
+        .map_err(|error| error.to_string())
+}
+
+/// Checks an input against limits that hold for every operation, then against its schema.
+///
+/// # Errors
+/// `invalid_input` with all findings, each with its JSON Pointer.
+pub fn check(validator: &Validator, input: &Value) -> Result<()> {
+    let mut findings = Vec::new();
+    bounds(input, &mut String::new(), 0, &mut findings);
+    if findings.is_empty() && validator.is_valid(input) {
+        return Ok(());
+    }
+    if findings.is_empty() {
+        findings = validator
+            .iter_errors(input)
+            .map(|error| Finding {
+                path: error.instance_path().to_string(),
+                message: shorten(&error.to_string()),
+            })
+            .collect();
+    }
+    let more = findings.len().saturating_sub(FINDINGS);
+    findings.truncate(FINDINGS);
+    let mut message = String::from("the input is not valid: ");
+    for (number, finding) in findings.iter().enumerate() {
+        let separator = if number == 0 { "" } else { "; " };
+        let path = if finding.path.is_empty() {
+            "(the whole)"
+        } else {
+            &finding.path
+        };
+        message.push_str(&format!("{separator}{path}: {}", finding.message));
+    }
+    if more > 0 {
+        message.push_str(&format!("; and {more} more"));
+    }
+    Err(Error::new(Kind::Invalid, "invalid_input", message).with_findings(findings))
+}
+
+/// Depth, and NUL, which no text may hold. The first finding is enough: these are no mistakes of a model.
+fn bounds(value: &Value, path: &mut String, depth: usize, findings: &mut Vec<Finding>) {
+    let mut find = |message: String| {
+        findings.push(Finding {
+            path: path.clone(),
+            message,
+        })
+    };
+    match value {
+        Value::String(text) if text.contains('\0') => {
+            find("text must not hold NUL (U+0000)".into())
+        }
+        Value::Array(_) | Value::Object(_) if depth >= DEPTH => {
+            find(format!("nested deeper than {DEPTH} levels"));
+        }
+        Value::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                descend(&index.to_string(), value, path, depth, findings);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name.contains('\0') {
+                    let message = "a field's name must not hold NUL (U+0000)".into();
+                    findings.push(Finding {
+                        path: path.clone(),
+                        message,
+                    });
+                    return;
+                }
+                descend(
+                    &name.replace('~', "~0").replace('/', "~1"),
+                    value,
+                    path,
+                    depth,
+                    findings,
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+fn descend(
+    segment: &str,
+    value: &Value,
+    path: &mut String,
+    depth: usize,
+    findings: &mut Vec<Finding>,
+) {
+    if !findings.is_empty() {
+        return;
+    }
+    let length = path.len();
+    path.push('/');
+    path.push_str(segment);
+    bounds(value, path, depth + 1, findings);
+    path.truncate(length);
+}
+
+/// A finding repeats the offending value, which may be a megabyte.
+fn shorten(message: &str) -> String {
+    const LONGEST: usize = 300;
+    match message.char_indices().nth(LONGEST) {
+        None => message.to_owned(),
+        Some((end, _)) => {
+            let tail: String = message
+                .chars()
+                .rev()
+                .take(100)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect();
+            format!("{} … {tail}", &message[..end])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn all_findings_come_at_once_with_their_paths() {
+        let validator = compile(&json!({
+            "type": "object", "additionalProperties": false, "required": ["a"],
+            "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}
+        }))
+        .unwrap();
+        let error = check(&validator, &json!({"b": "x", "c": 1})).unwrap_err();
+        let paths: Vec<_> = error
+            .findings()
+            .iter()
+            .map(|finding| finding.path.as_str())
+            .collect();
+        assert_eq!(error.findings().len(), 3, "{error}");
+        assert!(paths.contains(&"/b"), "{paths:?}");
+    }
+
+    #[test]
+    fn nul_and_depth_are_refused_wherever_they_stand() {
+        let validator = compile(&json!({"type": "object"})).unwrap();
+        let error = check(&validator, &json!({"a": [{"b/c": "x\0y"}]})).unwrap_err();
+        assert_eq!(error.findings()[0].path, "/a/0/b~1c");
+        let deep = (0..40).fold(json!(1), |inner, _| json!([inner]));
+        assert!(
+            check(&validator, &json!({"a": deep}))
+                .unwrap_err()
+                .message()
+                .contains("32 levels")
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Every HTTP call that leaves this process goes through here.

@@ -1,0 +1,152 @@
+//! Operations on their way to the writer: each is run in a group and answered exactly once.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::tx::Tx;
+use crate::error::{Error, Result};
+use crate::id::TenantId;
+
+/// An operation whose types are hidden, so that one queue holds them all.
+pub(super) trait Job: Send {
+    fn tenant(&self) -> &TenantId;
+    /// Runs the operation; the answer is kept for [`Job::finish`]. Says whether it succeeded.
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// Answers the caller: what the operation said if the commit succeeded, else the commit's error.
+    fn finish(self: Box<Self>, commit: Result<()>);
+    /// Whether the caller has gone.
+    fn is_abandoned(&self) -> bool;
+}
+
+pub(super) struct JobOf<T, F> {
+    tenant: TenantId,
+    operation: F,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> JobOf<T, F> {
+    pub(super) fn new(tenant: TenantId, operation: F, reply: oneshot::Sender<Result<T>>) -> Self {
+        Self {
+            tenant,
+            operation,
+            outcome: None,
+            reply,
+        }
+    }
+}
+
+impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> Job for JobOf<T, F> {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.operation)(tx)))
+            .unwrap_or_else(|_| Err(Error::internal("an operation panicked")));
+        let succeeded = outcome.is_ok();
+        self.outcome = Some(outcome);
+        succeeded
+    }
+
+    fn finish(self: Box<Self>, commit: Result<()>) {
+        let answer = match (commit, self.outcome) {
+            // The operation's own refusal stands whatever became of the group: nothing of it was to be written.
+            (_, Some(Err(error))) => Err(error),
+            (Ok(()), Some(Ok(value))) => Ok(value),
+            (Ok(()), None) => Err(Error::internal("an operation that was not run")),
+            (Err(error), _) => Err(error),
+        };
+        // A caller that has gone needs no answer.
+        let _ = self.reply.send(answer);
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
+/// Waiting operations, bounded.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    bound: usize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Box<dyn Job>>,
+    closed: bool,
+}
+
+/// What [`Queue::take`] found.
+pub(super) enum Taken {
+    Jobs(Vec<Box<dyn Job>>),
+    Nothing,
+    Closed,
+}
+
+impl Queue {
+    pub(super) fn new(bound: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            bound,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a job; answers it `Unavailable` when the queue is full or closed.
+    pub(super) fn push(&self, job: Box<dyn Job>) {
+        let mut state = self.state();
+        if state.closed {
+            drop(state);
+            return job.finish(Err(super::closed()));
+        }
+        if state.waiting.len() >= self.bound {
+            drop(state);
+            return job.finish(Err(Error::unavailable(
+                "store_busy",
+                format!("more than {} operations wait for the database", self.bound),
+                Duration::from_secs(1),
+            )));
+        }
+        state.waiting.push_back(job);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Up to `most` waiting jobs, waiting for the first at most `patience`.
+    pub(super) fn take(&self, most: usize, patience: Duration) -> Taken {
+        let mut state = self.state();
+        loop {
+            if !state.waiting.is_empty() {
+                let count = most.min(state.waiting.len());
+                return Taken::Jobs(state.waiting.drain(..count).collect());
+            }
+            if state.closed {
+                return Taken::Closed;
+            }
+            let (waited, timeout) = self
+                .changed
+                .wait_timeout(state, patience)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = waited;
+            if timeout.timed_out() && state.waiting.is_empty() && !state.closed {
+                return Taken::Nothing;
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The event log's own half: entries of a group are kept until just before its commit, then numbered without gaps and
+//! chained by hash, per tenant.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rusqlite::OptionalExtension;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use crate::clock::Time;
+use crate::id::TenantId;
+
+/// An event before it has its number.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Unique in the tenant (`CloudEvents` `id`).
+    pub id: String,
+    /// `CloudEvents` `type`, for example `dev.baton.task.completed`.
+    pub kind: std::borrow::Cow<'static, str>,
+    /// What it is about (`CloudEvents` `subject`).
+    pub subject: String,
+    /// Who did it.
+    pub actor: String,
+    /// When.
+    pub time: Time,
+    /// `CloudEvents` `data`, JSON text.
+    pub data: String,
+}
+
+/// The number of an event in its tenant's log: 1, 2, 3 … without gaps. Zero until the commit.
+#[derive(Debug, Clone, Default)]
+pub struct Sequence(Arc<AtomicI64>);
+
+impl Sequence {
+    /// A number that is known already.
+    pub fn known(number: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(number)))
+    }
+
+    /// The number, once its transaction has committed.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self, number: i64) {
+        self.0.store(number, Ordering::Release);
+    }
+}
+
+impl Serialize for Sequence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(self.get())
+    }
+}
+
+impl JsonSchema for Sequence {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sequence".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "minimum": 1})
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+/// The hash of an event: SHA-256 over the hash before it and everything that the event says, each part led by its
+/// length so that no two events can be spelled the same.
+pub fn chain(before: &[u8], sequence: i64, entry: &Entry) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    let (number, time) = (sequence.to_string(), entry.time.as_micros().to_string());
+    let parts = [
+        before,
+        number.as_bytes(),
+        entry.id.as_bytes(),
+        entry.kind.as_bytes(),
+        entry.subject.as_bytes(),
+        entry.actor.as_bytes(),
+        time.as_bytes(),
+        entry.data.as_bytes(),
+    ];
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().to_vec()
+}
+
+/// The events of a group, in order.
+#[derive(Default)]
+pub(super) struct Log(Vec<(TenantId, Entry, Sequence)>);
+
+impl Log {
+    pub(super) fn append(&mut self, tenant: &TenantId, entry: Entry) -> Sequence {
+        let sequence = Sequence::default();
+        self.0.push((tenant.clone(), entry, sequence.clone()));
+        sequence
+    }
+
+    pub(super) fn find(
+        &self,
+        tenant: &TenantId,
+        id: &str,
+    ) -> Option<(String, String, String, Sequence)> {
+        self.0
+            .iter()
+            .find(|(owner, entry, _)| owner == tenant && entry.id == id)
+            .map(|(_, entry, sequence)| {
+                (
+                    entry.kind.clone().into_owned(),
+                    entry.subject.clone(),
+                    entry.data.clone(),
+                    sequence.clone(),
+                )
+            })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets what a failed operation appended.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
+    /// The tenants that have events here, each once.
+    pub(super) fn tenants(&self) -> Vec<TenantId> {
+        let mut tenants: Vec<TenantId> = self.0.iter().map(|(tenant, ..)| tenant.clone()).collect();
+        tenants.sort();
+        tenants.dedup();
+        tenants
+    }
+
+    /// Numbers, chains and writes everything, and moves the tenants' heads.
+    pub(super) fn write(&self, connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+        let mut heads: BTreeMap<&TenantId, (i64, Vec<u8>)> = BTreeMap::new();
+        let mut select =
+            connection.prepare_cached("SELECT sequence, hash FROM tenants WHERE tenant_id = ?1")?;
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?;
+        for (tenant, entry, sequence) in &self.0 {
+            if !heads.contains_key(tenant) {
+                let head = select
+                    .query_row([tenant.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?;
+                heads.insert(tenant, head.unwrap_or_default());
+            }
+            let Some((number, hash)) = heads.get_mut(tenant) else {
+                continue;
+            };
+            *number += 1;
+            *hash = chain(hash, *number, entry);
+            insert.execute(rusqlite::params![
+                tenant.as_str(),
+                *number,
+                entry.id,
+                &*entry.kind,
+                entry.subject,
+                entry.actor,
+                entry.time.as_micros(),
+                entry.data,
+                *hash
+            ])?;
+            sequence.set(*number);
+        }
+        let mut head = connection.prepare_cached(
+            "INSERT INTO tenants (tenant_id, created_at, sequence, hash) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
+        )?;
+        let created = self
+            .0
+            .first()
+            .map_or(0, |(_, entry, _)| entry.time.as_micros());
+        for (tenant, (number, hash)) in heads {
+            head.execute(rusqlite::params![tenant.as_str(), created, number, hash])?;
+        }
+        Ok(())
+    }
+}
