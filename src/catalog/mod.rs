@@ -12,12 +12,15 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::op::{Content, Item, Op, Prompt, Resource};
 use crate::page::Position;
-use crate::{end_task, tasks};
+use crate::{end_task, executor, orchestrator};
 
 pub use published::{Published, schemas};
 
 /// Completions of one variable at most (MCP `completion/complete`).
 const COMPLETIONS: u32 = 100;
+
+/// A page of what can be read, with the kind of each, and the cursor that leads to the next page.
+pub type Page<'a> = (Vec<(&'a Resource, Item)>, Option<String>);
 
 /// Everything that can be called, read or asked for.
 pub struct Catalog {
@@ -37,16 +40,20 @@ impl Default for Catalog {
 impl Catalog {
     /// Gathers what the features declare.
     pub fn new() -> Self {
-        let ops: Vec<Op> = [tasks::operations(), end_task::operations()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let ops: Vec<Op> = [
+            orchestrator::operations(),
+            executor::operations(),
+            end_task::operations(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let by_name = ops
             .iter()
             .enumerate()
             .map(|(index, op)| (op.name, index))
             .collect();
-        let resources = [tasks::resources(), published::resources()]
+        let resources = [published::resources(), orchestrator::resources()]
             .into_iter()
             .flatten()
             .collect();
@@ -133,12 +140,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `invalid_cursor`, or a failure of the database.
-    pub fn list(
-        &self,
-        ctx: &Ctx,
-        cursor: Option<&str>,
-        limit: u32,
-    ) -> Result<(Vec<(&Resource, Item)>, Option<String>)> {
+    pub fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
         // The position's id says which kind the page is in: "index/id".
         let (first, mut behind) = match cursor {
             None => (0, None),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -264,8 +264,5 @@ fn until_stopped(response: Response, stopping: CancellationToken) -> Response {
     let body = body
         .into_data_stream()
         .take_until(stopping.cancelled_owned());
-    Response::from_parts(
-        parts,
-        Body::from_stream(body.map(|chunk| chunk)),
-    )
+    Response::from_parts(parts, Body::from_stream(body.map(|chunk| chunk)))
 }

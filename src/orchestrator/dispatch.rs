@@ -6,16 +6,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::settle::{settle, tell};
-use super::{
-    ExecutionContext, OnDependencyFailure, OrchestratorInfo, Priority, Run, Spec, State, Task,
-    TaskType, fingerprint, store,
-};
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, TaskId};
 use crate::op;
 use crate::store::Tx;
+use crate::tasks::settle::settle;
+use crate::tasks::{
+    ExecutionContext, OnDependencyFailure, OrchestratorInfo, Priority, Run, Spec, State, Task,
+    TaskType, fingerprint, store, tell,
+};
 
 /// What an orchestrator asks for.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

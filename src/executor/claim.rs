@@ -7,13 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::settle::tell;
-use super::{Answer, ExecutionContext, Priority, TaskType, store};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::{AgentId, LeaseToken, TaskId};
 use crate::store::Tx;
+use crate::tasks::{Answer, ExecutionContext, Priority, Problem, TaskType, store, tell};
 
 /// What an executor offers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -94,7 +93,7 @@ pub(super) struct ClaimedTask {
     pub answers: Vec<Answer>,
     /// What went wrong in earlier attempts
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<super::Problem>,
+    pub problems: Vec<Problem>,
     /// What this depended on, with the result of each
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub dependency_results: Map<String, Value>,

@@ -7,11 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::dispatch::{Dispatch, dispatch};
-use super::store;
-use super::view::Outcome;
 use crate::ctx::{Ctx, Progress};
 use crate::error::Result;
 use crate::id::TaskId;
+use crate::tasks::store;
+use crate::tasks::view::Outcome;
 
 /// How much of what is waited for is enough.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

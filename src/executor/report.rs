@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::claim::sixty;
-use super::{Answer, Holder, Priority, Question, Recorded, State, Task, store};
 use crate::clock::Time;
 use crate::ctx::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::events;
 use crate::id::{AgentId, LeaseToken, NotificationId, TaskId};
 use crate::store::{Sequence, Tx};
+use crate::tasks::{Answer, Holder, Priority, Question, Recorded, State, Task, store};
 
 /// A lease that an executor holds.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -250,9 +250,6 @@ pub(super) struct Notified {
     pub news: News,
 }
 
-/// The kinds of events that are notifications lie between these two.
-pub(super) const REPORTS: (&str, &str) = ("dev.baton.task.report.", "dev.baton.task.report/");
-
 pub(crate) fn notify(scope: &Scope, tx: &mut Tx<'_>, input: &Notify) -> Result<Notified> {
     let mut task = store::lock(tx, &input.task_id)?;
     let kind = input.notification_type.event();
@@ -299,8 +296,7 @@ pub(crate) fn notify(scope: &Scope, tx: &mut Tx<'_>, input: &Notify) -> Result<N
         scope,
         tx,
         &notification_id,
-        kind,
-        task.id.as_str(),
+        (kind, task.id.as_str()),
         &envelope,
     )?;
     let (state, news) = (task.state, News::of(&task));
