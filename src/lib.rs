@@ -3,7 +3,7 @@
 //!
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
-//! - [`error`], [`id`], [`clock`], [`random`], [`page`], [`config`]: foundations;
+//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`config`]: foundations;
 //! - [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
 //! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
@@ -14,6 +14,7 @@ pub mod app;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
+pub mod codes;
 pub mod config;
 pub mod ctx;
 pub mod end_task;

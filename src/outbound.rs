@@ -1,1 +1,361 @@
-//! Every HTTP call that leaves this process goes through here.
+//! Every HTTP call that leaves this process goes through here. Today that is one kind: a Baton that calls another one's
+//! REST interface, for the command line and for executors that work over a URL.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::codes;
+use crate::error::{Error, Finding, Kind, Result};
+use crate::id::TenantId;
+
+/// Time to reach a server.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Time for a whole call: the longest wait of an operation and some.
+const CALL: Duration = Duration::from_secs(75);
+/// Bytes of an answer at most.
+const ANSWER: usize = 64 * 1024 * 1024;
+/// The header that names the tenant.
+const TENANT: &str = "x-tenant-id";
+
+/// Calls the REST interface of a Baton server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    tenant: Option<TenantId>,
+}
+
+impl Client {
+    /// A client of the server at `base`, such as `http://127.0.0.1:5050`, for `tenant` or the server's own default.
+    ///
+    /// # Errors
+    /// `invalid_input` when `base` is not a URL of HTTP; `internal` when there is no usable TLS.
+    pub fn new(base: &str, tenant: Option<TenantId>) -> Result<Self> {
+        let mut url = Url::parse(base)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| {
+                let message = format!("{base:?} is not a URL such as http://127.0.0.1:5050");
+                Error::invalid("invalid_input", message)
+            })?;
+        // The whole base counts as a folder, so that a server behind a path prefix is reached.
+        let folder = format!("{}/", url.path().trim_end_matches('/'));
+        url.set_path(&folder);
+        // It fails only when a provider is there already, which does as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the one place that makes clients"
+        )]
+        let builder = reqwest::Client::builder();
+        // A proxy that the environment names leads out of this machine, not back into it.
+        let builder = if is_loopback(&url) {
+            builder.no_proxy()
+        } else {
+            builder
+        };
+        let http = builder
+            .connect_timeout(CONNECT)
+            .timeout(CALL)
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            .user_agent(concat!("baton/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(Error::internal)?;
+        Ok(Self {
+            http,
+            base: url,
+            tenant,
+        })
+    }
+
+    /// Calls `method` on `path`, whose `{name}` segments are filled from `input`; the rest of `input` goes into the query
+    /// string of a `GET` and the body of anything else.
+    ///
+    /// # Errors
+    /// What the server answers, with its code where it is one of ours and `remote_error` otherwise;
+    /// `remote_unreachable` when it does not answer.
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        mut input: Map<String, Value>,
+    ) -> Result<Value> {
+        let method = Method::from_bytes(method.as_bytes()).map_err(Error::internal)?;
+        let mut url = self.url(path, &mut input)?;
+        if method == Method::GET {
+            add_query(&mut url, &input);
+            return self.send(self.http.get(url)).await;
+        }
+        self.send(self.http.request(method, url).json(&input)).await
+    }
+
+    /// Sends `body` to `path`.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        let url = self.url(path, &mut Map::new())?;
+        self.send(self.http.post(url).json(body)).await
+    }
+
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let url = self.url(path, &mut Map::new())?;
+        self.send(self.http.get(url)).await
+    }
+
+    /// `path` below the base, with its variables taken out of `input`.
+    fn url(&self, path: &str, input: &mut Map<String, Value>) -> Result<Url> {
+        let mut url = self.base.clone();
+        {
+            let mut segments = url
+                .path_segments_mut()
+                .map_err(|()| Error::internal("an HTTP URL has a path"))?;
+            segments.pop_if_empty();
+            for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+                let name = segment
+                    .strip_prefix('{')
+                    .and_then(|rest| rest.strip_suffix('}'));
+                let Some(name) = name else {
+                    segments.push(segment);
+                    continue;
+                };
+                let value = input.remove(name).map(|value| text(&value));
+                // A dot segment or an empty one would lead to another path than meant.
+                match value.as_deref() {
+                    Some("" | "." | "..") | None => {
+                        return Err(Error::invalid_at(
+                            format!("/{name}"),
+                            "needed, since it is part of the path",
+                        ));
+                    }
+                    Some(value) => segments.push(value),
+                };
+            }
+        }
+        Ok(url)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value> {
+        let request = match &self.tenant {
+            Some(tenant) => request.header(TENANT, tenant.as_str()),
+            None => request,
+        };
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(reqwest::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body = self.body(response).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                let message = format!("{} answered what is not JSON; is it a Baton?", self.base);
+                Error::new(Kind::Unavailable, "remote_error", message).with_source(error)
+            });
+        }
+        Err(remote_error(status, &body, retry_after))
+    }
+
+    async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.unreachable(error))?
+        {
+            if body.len() + chunk.len() > ANSWER {
+                let message = format!("{} answered more than {ANSWER} bytes", self.base);
+                return Err(Error::new(Kind::Unavailable, "remote_error", message));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> Error {
+        let how = if error.is_timeout() {
+            "did not answer in time"
+        } else if error.is_connect() {
+            "can't be reached; is the server running?"
+        } else {
+            "broke the call off"
+        };
+        let message = format!("{} {how}", self.base);
+        Error::unavailable("remote_unreachable", message, Duration::from_secs(1)).with_source(error)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// A value as a segment of a path or a value of a query string.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn add_query(url: &mut Url, input: &Map<String, Value>) {
+    let given = input.iter().filter(|(_, value)| !value.is_null());
+    let pairs: Vec<(&str, String)> = given
+        .map(|(name, value)| (name.as_str(), text(value)))
+        .collect();
+    if !pairs.is_empty() {
+        url.query_pairs_mut().extend_pairs(pairs);
+    }
+}
+
+/// What a Baton sends with a status that is not a success.
+#[derive(Deserialize)]
+struct Problem {
+    code: String,
+    detail: String,
+    #[serde(default)]
+    details: Vec<Place>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    path: String,
+    message: String,
+}
+
+fn remote_error(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
+    let kind = kind(status);
+    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        let message = format!("the server answered {status} without saying why; is it a Baton?");
+        return Error::new(kind, "remote_error", message);
+    };
+    let (code, message) = match codes::find(&problem.code) {
+        Some(code) => (code, problem.detail),
+        None => (
+            "remote_error",
+            format!("{} ({})", problem.detail, problem.code),
+        ),
+    };
+    let findings = problem
+        .details
+        .into_iter()
+        .map(|place| Finding {
+            path: place.path,
+            message: place.message,
+        })
+        .collect();
+    let error = match retry_after {
+        Some(after) if kind == Kind::Unavailable => Error::unavailable(code, message, after),
+        _ => Error::new(kind, code, message),
+    };
+    error.with_findings(findings)
+}
+
+fn kind(status: StatusCode) -> Kind {
+    match status {
+        StatusCode::UNAUTHORIZED => Kind::Unauthenticated,
+        StatusCode::FORBIDDEN => Kind::Forbidden,
+        StatusCode::NOT_FOUND => Kind::NotFound,
+        StatusCode::CONFLICT => Kind::Conflict,
+        StatusCode::TOO_MANY_REQUESTS => Kind::Limited,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Kind::Unavailable
+        }
+        status if status.is_client_error() => Kind::Invalid,
+        StatusCode::INTERNAL_SERVER_ERROR => Kind::Internal,
+        _ => Kind::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn input(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn paths_are_filled_and_stay_below_the_base() {
+        let client = Client::new("http://127.0.0.1:5050/baton/", None).unwrap();
+        let mut fields = input(json!({"task_id": "a/b c", "reason": "x"}));
+        let url = client
+            .url("/api/v1/tasks/{task_id}/cancel", &mut fields)
+            .unwrap();
+        assert_eq!(
+            url.as_str(),
+            "http://127.0.0.1:5050/baton/api/v1/tasks/a%2Fb%20c/cancel"
+        );
+        assert_eq!(fields, input(json!({"reason": "x"})));
+        for bad in [json!({}), json!({"task_id": ""}), json!({"task_id": ".."})] {
+            let error = client.url("/tasks/{task_id}", &mut input(bad)).unwrap_err();
+            assert_eq!(error.findings()[0].path, "/task_id");
+        }
+    }
+
+    #[test]
+    fn queries_carry_what_the_server_parses() {
+        let mut url = Url::parse("http://127.0.0.1/").unwrap();
+        add_query(
+            &mut url,
+            &input(json!({"limit": 5, "states": ["a", "b"], "cursor": null, "text": "a&b"})),
+        );
+        assert_eq!(
+            url.query(),
+            Some("limit=5&states=%5B%22a%22%2C%22b%22%5D&text=a%26b")
+        );
+    }
+
+    #[test]
+    fn only_http_urls_are_taken() {
+        for bad in ["", "127.0.0.1:5050", "ftp://127.0.0.1", "http://", "/x"] {
+            assert!(Client::new(bad, None).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn problems_become_the_errors_that_they_were() {
+        let body = json!({
+            "code": "invalid_input", "detail": "wrong",
+            "details": [{"path": "/a", "message": "is missing"}],
+        });
+        let error = remote_error(StatusCode::BAD_REQUEST, body.to_string().as_bytes(), None);
+        assert_eq!(
+            (error.kind(), error.code(), error.message()),
+            (Kind::Invalid, "invalid_input", "wrong")
+        );
+        assert_eq!(error.findings()[0].path, "/a");
+
+        let body = json!({"code": "from_the_future", "detail": "no"}).to_string();
+        let soon = Some(Duration::from_secs(3));
+        let error = remote_error(StatusCode::SERVICE_UNAVAILABLE, body.as_bytes(), soon);
+        assert_eq!(
+            (error.kind(), error.code()),
+            (Kind::Unavailable, "remote_error")
+        );
+        assert_eq!(error.message(), "no (from_the_future)");
+        assert_eq!(error.retry_after(), soon);
+
+        let error = remote_error(StatusCode::BAD_GATEWAY, b"<html>", None);
+        assert_eq!(error.code(), "remote_error");
+    }
+}

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up: a module may use the layers below its own. Within a layer, and against the order, only [`ARROWS`].
 const LAYERS: [&[&str]; 10] = [
-    &["error", "clock", "random", "id", "page", "secret", "config"],
+    &[
+        "error", "codes", "clock", "random", "id", "page", "secret", "config",
+    ],
     &["store", "outbound"],
     &["ctx"],
     &["events", "tenants", "op"],
@@ -26,14 +28,15 @@ const LAYERS: [&[&str]; 10] = [
         "webhooks",
     ],
     &["catalog"],
-    &["http", "mcp", "work"],
     &["app"],
+    &["http", "mcp", "work"],
     &["cli"],
     &["lib", "main"],
 ];
 
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
+    ("codes", &["error"]),
     ("config", &["error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),

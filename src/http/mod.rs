@@ -1,1 +1,105 @@
-//! The HTTP edge.
+//! The HTTP edge besides MCP: the REST projection of the catalogue, its OpenAPI document and page, and health.
+//!
+//! It translates only. What MCP needs of HTTP is mounted beside it, behind the same guard.
+
+mod docs;
+mod error;
+mod guard;
+mod input;
+mod listen;
+mod openapi;
+mod rest;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::app::App;
+use error::Problem;
+use guard::Guard;
+
+/// Serves REST and what `mcp` has on `listener`, until the app stops. Then no connection is accepted any more, calls in
+/// flight have seven seconds to finish, and what is left is cut. The store must be open until this returns.
+///
+/// # Errors
+/// The listener is not usable.
+pub async fn serve(app: App, listener: TcpListener, mcp: Router) -> std::io::Result<()> {
+    let guard = Guard::new(&app.config);
+    let router = router(&app)
+        .merge(mcp)
+        .fallback(unknown_path)
+        .layer(from_fn_with_state(guard, guard::guard));
+    listen::listen(listener, router, app.stopping().clone(), listen::GRACE).await
+}
+
+/// Everything but MCP, without the guard.
+pub fn router(app: &App) -> Router {
+    Router::new()
+        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .with_state(app.clone())
+        .merge(openapi::router(&app.catalog))
+        .merge(docs::router())
+        .merge(rest::router(app))
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// Says that the process lives, without asking anything else.
+async fn health() -> Response {
+    let body = json!({"status": "ok", "service": "baton", "version": env!("CARGO_PKG_VERSION")});
+    answer(StatusCode::OK, &body)
+}
+
+/// Says whether calls can be served: the database can be read and the server does not stop.
+async fn ready(State(app): State<App>) -> Response {
+    if app.stopping().is_cancelled() {
+        return answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({"status": "stopping"}),
+        );
+    }
+    match app.system.store().ping() {
+        Ok(()) => answer(
+            StatusCode::OK,
+            &json!({"status": "ready", "database": "ok"}),
+        ),
+        Err(error) => {
+            tracing::warn!(error = ?error, "not ready: the database can't be read");
+            answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"status": "not_ready", "database": "unavailable"}),
+            )
+        }
+    }
+}
+
+fn answer(status: StatusCode, body: &serde_json::Value) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, body.to_string()).into_response()
+}
+
+async fn unknown_path(request: Request) -> Problem {
+    let detail = format!(
+        "there is nothing at {}; /docs shows what there is",
+        request.uri().path()
+    );
+    Problem::new("unknown_path", detail)
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!(
+        "{} does not take {}; the Allow header names what it takes",
+        request.uri().path(),
+        request.method()
+    );
+    Problem::new("method_not_allowed", detail)
+}

@@ -115,6 +115,14 @@ impl Store {
         self.0.readers.read(|db| operation(&mut SystemTx::new(db)))
     }
 
+    /// Whether the database can be read.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub fn ping(&self) -> Result<()> {
+        self.survey(glance)
+    }
+
     /// Tells those who wait for a commit.
     pub fn hub(&self) -> &Hub {
         &self.0.hub
@@ -140,6 +148,11 @@ impl Store {
             tracing::error!("the store's writer panicked");
         }
     }
+}
+
+/// The cheapest query that reads a page of the database.
+fn glance(tx: &mut SystemTx<'_>) -> Result<()> {
+    tx.query("SELECT 1 FROM tenants LIMIT 1", &[]).map(drop)
 }
 
 fn closed() -> Error {

@@ -2,4 +2,7 @@
 
 mod support;
 
+mod http_edge;
+mod http_openapi;
+mod http_rest;
 mod tasks;

@@ -1,0 +1,269 @@
+//! The codes that callers meet in errors, what each means and what to do about it. Documentation shows this list, and
+//! the outbound client turns a remote code back into the same constant. A test keeps it equal to what the source says.
+
+use crate::error::Kind;
+
+/// A stable code of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// As in the `code` member of an error.
+    pub name: &'static str,
+    /// The kind of the error, which decides its HTTP status.
+    pub kind: Kind,
+    /// What it means and what to do.
+    pub meaning: &'static str,
+}
+
+const fn code(name: &'static str, kind: Kind, meaning: &'static str) -> Code {
+    Code {
+        name,
+        kind,
+        meaning,
+    }
+}
+
+/// All codes, by name.
+pub const ALL: &[Code] = &[
+    code(
+        "already_exists",
+        Kind::Conflict,
+        "There is one with this id already.",
+    ),
+    code(
+        "cancelled",
+        Kind::Cancelled,
+        "The caller withdrew the call.",
+    ),
+    code(
+        "dependency_failed",
+        Kind::Conflict,
+        "A task that this one depends on did not complete; retry that one first.",
+    ),
+    code(
+        "disk_full",
+        Kind::Unavailable,
+        "The disk of the server is full; nothing was written.",
+    ),
+    code(
+        "internal",
+        Kind::Internal,
+        "A fault of the server; its log says more.",
+    ),
+    code(
+        "invalid_cursor",
+        Kind::Invalid,
+        "The cursor is not one that this list gave; start again without one.",
+    ),
+    code(
+        "invalid_input",
+        Kind::Invalid,
+        "The input does not fit; `details` names each place and what would be right there.",
+    ),
+    code(
+        "invalid_result",
+        Kind::Invalid,
+        "The result does not fit the `result_schema` of the task; mend it and end the task again.",
+    ),
+    code(
+        "invalid_tenant",
+        Kind::Invalid,
+        "A tenant is 1-63 of [a-z0-9_-], beginning with a letter or a digit.",
+    ),
+    code(
+        "lease_lost",
+        Kind::Conflict,
+        "The lease is over and the task may be another executor's; drop the work on it.",
+    ),
+    code(
+        "log_broken",
+        Kind::Conflict,
+        "The event log does not fit its hash chain: it was changed from outside.",
+    ),
+    code(
+        "notification_id_taken",
+        Kind::Conflict,
+        "There is another notification with this id; use another one.",
+    ),
+    code(
+        "remote_error",
+        Kind::Unavailable,
+        "A server that this one called answered with an error of its own.",
+    ),
+    code(
+        "remote_unreachable",
+        Kind::Unavailable,
+        "A server that this one called did not answer; is it running, and is the URL right?",
+    ),
+    code(
+        "store_busy",
+        Kind::Unavailable,
+        "The database has more to do than it can take; come back after `retry_after_seconds`.",
+    ),
+    code(
+        "store_closed",
+        Kind::Unavailable,
+        "The server is shutting down; try again once it is back.",
+    ),
+    code(
+        "store_corrupt",
+        Kind::Internal,
+        "The file in the data folder is damaged or no database; restore a backup.",
+    ),
+    code(
+        "store_newer",
+        Kind::Unavailable,
+        "The data was written by a newer version; update this one.",
+    ),
+    code(
+        "store_on_network",
+        Kind::Unavailable,
+        "The data folder is on a network file system, where locks can fail; use a local one.",
+    ),
+    code(
+        "store_read_only",
+        Kind::Unavailable,
+        "The database can't be written to.",
+    ),
+    code(
+        "store_unreadable",
+        Kind::Unavailable,
+        "The data folder can't be used.",
+    ),
+    code(
+        "task_already_ended",
+        Kind::Conflict,
+        "The task has ended, once and for all.",
+    ),
+    code(
+        "task_id_taken",
+        Kind::Conflict,
+        "There is a task with this id and another payload; use another id, or none.",
+    ),
+    code(
+        "task_not_in_state",
+        Kind::Conflict,
+        "The call does not fit the state that the task is in; the message names it.",
+    ),
+    code(
+        "tenant_conflict",
+        Kind::Invalid,
+        "Two places of the call name different tenants; name one, once.",
+    ),
+    code(
+        "unknown_operation",
+        Kind::NotFound,
+        "There is no operation of this name.",
+    ),
+    code(
+        "unknown_resource",
+        Kind::NotFound,
+        "There is no such resource in this tenant.",
+    ),
+    code(
+        "unknown_task",
+        Kind::NotFound,
+        "There is no such task in this tenant.",
+    ),
+];
+
+/// The constant that equals `name`, if it is one of ours.
+pub fn find(name: &str) -> Option<&'static str> {
+    ALL.iter()
+        .map(|code| code.name)
+        .find(|known| *known == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    use super::*;
+
+    /// What makes an error: the first literal behind it is the code.
+    const MAKERS: [&str; 6] = [
+        "Error::new(",
+        "Error::invalid(",
+        "Error::not_found(",
+        "Error::conflict(",
+        "Error::unavailable(",
+        "Self::new(",
+    ];
+
+    fn sources(folder: &Path, texts: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, texts);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("codes.rs")
+            {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+                texts.push(shipped.to_owned());
+            }
+        }
+    }
+
+    /// The kind and code in `Error::new(Kind::Invalid, "the_code", …`: only names and commas may stand before the code.
+    fn kind_and_code<'a>(maker: &str, call: &'a str) -> Option<(String, &'a str)> {
+        let (before, rest) = call.split_once('"')?;
+        let plain =
+            |c: char| c.is_ascii_alphanumeric() || c.is_ascii_whitespace() || "_:,".contains(c);
+        before.chars().all(plain).then_some(())?;
+        let kind = match maker.trim_end_matches('(').rsplit("::").next()? {
+            "invalid" => "Invalid",
+            "not_found" => "NotFound",
+            "conflict" => "Conflict",
+            "unavailable" => "Unavailable",
+            _ => before.trim().trim_end_matches(',').rsplit("::").next()?,
+        };
+        Some((kind.to_owned(), rest.split('"').next()?))
+    }
+
+    #[test]
+    fn every_code_in_the_source_is_listed_once_and_every_listed_one_is_in_the_source() {
+        let mut texts = Vec::new();
+        sources(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut texts,
+        );
+        let listed: Vec<&str> = ALL.iter().map(|code| code.name).collect();
+        let sorted: BTreeSet<&str> = listed.iter().copied().collect();
+        assert_eq!(
+            listed,
+            sorted.into_iter().collect::<Vec<_>>(),
+            "sorted, each once"
+        );
+        let mut made: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for text in &texts {
+            for maker in MAKERS {
+                let calls = text.split(maker).skip(1);
+                for (kind, name) in calls.filter_map(|call| kind_and_code(maker, call)) {
+                    made.entry(name).or_default().insert(kind);
+                }
+            }
+        }
+        let missing: Vec<_> = made.keys().filter(|name| find(name).is_none()).collect();
+        assert!(
+            missing.is_empty(),
+            "list these codes in codes.rs, with what they mean: {missing:?}"
+        );
+        for code in ALL {
+            let kind = format!("{:?}", code.kind);
+            // Where the kind is a variable, the source does not say which.
+            if let Some(kinds) = made.get(code.name)
+                && kinds.iter().all(|kind| !kind.is_empty())
+            {
+                assert!(kinds.contains(&kind), "{} is made as {kinds:?}", code.name);
+            }
+        }
+        for name in listed {
+            let literal = format!("\"{name}\"");
+            assert!(
+                texts.iter().any(|text| text.contains(&literal)),
+                "no source makes {name}; drop it from codes.rs"
+            );
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What stands before every request, MCP's included: which host it is addressed to (DNS rebinding), which page sent it
+//! (cross-site calls), and what becomes of a handler that panics.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+
+use super::error::Problem;
+use crate::config::Config;
+use crate::error::Error;
+
+/// Headers that a page of another origin may read.
+const EXPOSED: &str = "mcp-session-id, retry-after, allow";
+const METHODS: &str = "GET, POST, PATCH, DELETE";
+
+/// Who may be addressed and who may call, besides loopback.
+pub(super) struct Guard {
+    hosts: Vec<Authority>,
+    origins: Vec<String>,
+}
+
+impl Guard {
+    /// The guard that `config` asks for. An entry that is no host name never matches.
+    pub(super) fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            hosts: config
+                .allowed_hosts
+                .iter()
+                .filter_map(|host| host.parse().ok())
+                .collect(),
+            origins: config
+                .allowed_origins
+                .iter()
+                .map(|origin| origin.trim_end_matches('/').to_owned())
+                .collect(),
+        })
+    }
+
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
+        let mut named = headers
+            .get_all(header::HOST)
+            .iter()
+            .map(|host| host.to_str().ok().and_then(|host| host.parse().ok()))
+            .chain(uri.authority().cloned().map(Some));
+        let first = named.next().flatten();
+        let Some(host) = first.filter(|host| self.is_host_allowed(host)) else {
+            let name = first_text(headers, &header::HOST);
+            return Err(Problem::new(
+                "host_not_allowed",
+                format!(
+                    "this server does not answer for the host {name:?}; start it with --allowed-host {} if it should",
+                    if name.is_empty() { "NAME" } else { &name }
+                ),
+            ));
+        };
+        // A second name would let one check pass and another reader use the other.
+        if named.all(|other| other.is_some_and(|other| self.is_host_allowed(&other))) {
+            Ok(host)
+        } else {
+            Err(Problem::new(
+                "host_not_allowed",
+                "the request names two hosts",
+            ))
+        }
+    }
+
+    fn is_host_allowed(&self, host: &Authority) -> bool {
+        if host.as_str().contains('@') {
+            return false;
+        }
+        is_loopback(host.host())
+            || self.hosts.iter().any(|allowed| {
+                allowed.host().eq_ignore_ascii_case(host.host())
+                    && allowed
+                        .port_u16()
+                        .is_none_or(|port| host.port_u16() == Some(port))
+            })
+    }
+
+    /// The origin, when there is one and it is neither refused nor the server's own.
+    fn check_origin(
+        &self,
+        host: &Authority,
+        headers: &HeaderMap,
+    ) -> Result<Option<HeaderValue>, Problem> {
+        let Some(value) = headers.get(header::ORIGIN) else {
+            return Ok(None);
+        };
+        let origin = value.to_str().unwrap_or_default();
+        let parsed: Option<Uri> = origin.parse().ok();
+        if let Some(authority) = parsed.as_ref().and_then(Uri::authority) {
+            if authority.as_str().eq_ignore_ascii_case(host.as_str()) {
+                return Ok(None);
+            }
+            if is_loopback(authority.host()) {
+                return Ok(Some(value.clone()));
+            }
+        }
+        if self
+            .origins
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        {
+            return Ok(Some(value.clone()));
+        }
+        Err(Problem::new(
+            "origin_not_allowed",
+            format!(
+                "pages of {origin:?} may not call this server; start it with --allowed-origin {} if they should",
+                if origin.is_empty() { "ORIGIN" } else { origin }
+            ),
+        ))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn first_text(headers: &HeaderMap, name: &HeaderName) -> String {
+    let value = headers.get(name).map(HeaderValue::as_bytes);
+    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+}
+
+/// The middleware.
+pub(super) async fn guard(
+    State(guard): State<Arc<Guard>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = guard
+        .check_host(request.uri(), request.headers())
+        .and_then(|host| guard.check_origin(&host, request.headers()));
+    let origin = match checked {
+        Ok(origin) => origin,
+        Err(problem) => return problem.into_response(),
+    };
+    let Some(origin) = origin else {
+        return caught(request, next).await;
+    };
+    let asked = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
+        .cloned();
+    let mut response = if request.method() == Method::OPTIONS {
+        preflight(asked)
+    } else {
+        caught(request, next).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static(EXPOSED),
+    );
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    response
+}
+
+/// A browser asks whether a page of an allowed origin may send what it is about to send.
+fn preflight(asked: Option<HeaderValue>) -> Response {
+    let mut response = (
+        StatusCode::NO_CONTENT,
+        [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+            (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        ],
+    )
+        .into_response();
+    if let Some(asked) = asked {
+        response
+            .headers_mut()
+            .insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    }
+    response
+}
+
+async fn caught(request: Request, next: Next) -> Response {
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answer.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        Problem::from(Error::internal(format!("a handler panicked: {text}"))).into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard() -> Guard {
+        Guard {
+            hosts: vec![
+                "baton.example.com".parse().unwrap(),
+                "one.example:8443".parse().unwrap(),
+            ],
+            origins: vec!["https://app.example.com".into()],
+        }
+    }
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn hosts_are_loopback_or_named() {
+        let allowed = |host: &str| {
+            guard()
+                .check_host(&Uri::from_static("/"), &headers(&[(header::HOST, host)]))
+                .is_ok()
+        };
+        for host in [
+            "localhost",
+            "LocalHost:5050",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:5050",
+            "baton.example.com",
+            "Baton.Example.com:444",
+            "one.example:8443",
+        ] {
+            assert!(allowed(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "localhost@evil.example",
+            "evil@localhost",
+            "one.example",
+            "one.example:1",
+            "0.0.0.0:5050",
+            "192.168.1.1",
+        ] {
+            assert!(!allowed(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_second_host_must_be_allowed_too() {
+        let absolute = Uri::from_static("http://evil.example/");
+        assert!(
+            guard()
+                .check_host(&absolute, &headers(&[(header::HOST, "localhost")]))
+                .is_err()
+        );
+        let mut two = headers(&[(header::HOST, "localhost")]);
+        two.append(header::HOST, HeaderValue::from_static("evil.example"));
+        assert!(guard().check_host(&Uri::from_static("/"), &two).is_err());
+    }
+
+    #[test]
+    fn origins_are_absent_loopback_own_or_named() {
+        let check = |host: &str, origin: &str| {
+            guard().check_origin(
+                &host.parse().unwrap(),
+                &headers(&[(header::ORIGIN, origin)]),
+            )
+        };
+        let none = guard().check_origin(&Authority::from_static("localhost"), &HeaderMap::new());
+        assert!(matches!(none, Ok(None)));
+        assert!(matches!(
+            check("baton.example.com", "https://baton.example.com"),
+            Ok(None)
+        ));
+        for origin in [
+            "http://localhost:6274",
+            "http://127.0.0.1",
+            "http://[::1]:3",
+            "https://app.example.com",
+        ] {
+            assert!(
+                matches!(check("localhost", origin), Ok(Some(_))),
+                "{origin}"
+            );
+        }
+        for origin in [
+            "null",
+            "https://evil.example",
+            "https://app.example.com.evil.example",
+            "http://app.example.com",
+            "",
+        ] {
+            assert!(check("localhost", origin).is_err(), "{origin}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Accepts connections, and stops in two phases: first no new ones while calls in flight finish, then an end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long calls in flight may go on once the server stops. Container runtimes kill ten seconds after they asked, and
+/// the store closes after this.
+pub(super) const GRACE: Duration = Duration::from_secs(7);
+/// When calls that still wait are answered that they can't go on, so that few are cut without a word.
+pub(super) const LAST_CALL: Duration = Duration::from_secs(6);
+/// Connections at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 16_384;
+/// How long a connection may take to send a request's head, or rest between requests.
+const HEAD: Duration = Duration::from_secs(75);
+
+/// Serves `router` until `stopping`, then lets calls in flight finish within `grace` and cuts what is left.
+pub(super) async fn listen(
+    listener: TcpListener,
+    router: Router,
+    stopping: CancellationToken,
+    grace: Duration,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let (stream, slot) = tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let (stopping, cut) = (stopping.clone(), cut.clone());
+        let connection = converse(stream, router.clone(), stopping);
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(grace, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            connections = connections.len(),
+            "cutting connections whose calls did not finish in time"
+        );
+        cut.cancel();
+        connections.wait().await;
+    }
+    Ok(())
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let slot = slots
+        .clone()
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without it Nagle holds the second small write of an answer back until the first is acknowledged.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY could not be set");
+                }
+                return (stream, slot);
+            }
+            // Out of file descriptors, mostly: others must close theirs first. A peer that left is not worth a pause,
+            // but can't be told apart on every platform.
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, router: Router, stopping: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD);
+    builder.http2().timer(TokioTimer::new());
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_without_end_is_cut_when_the_grace_is_over() {
+        let (begun, mut begins) = mpsc::channel::<()>(1);
+        let endless = move || async move {
+            begun.send(()).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopping = CancellationToken::new();
+        let router = Router::new().route("/", get(endless));
+        let grace = Duration::from_millis(50);
+        let mut serving = JoinSet::new();
+        serving.spawn(listen(listener, router, stopping.clone(), grace));
+        let mut call = TcpStream::connect(address).await.unwrap();
+        call.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        begins.recv().await.unwrap();
+        stopping.cancel();
+        serving.join_next().await.unwrap().unwrap().unwrap();
+        let mut answer = Vec::new();
+        call.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! The in-process server with its HTTP edge on a free port, and a client that shows everything of an answer.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use baton::app::App;
+use baton::clock::Clock;
+use baton::config::Settings;
+use baton::random::Random;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// How a server is to be started.
+#[derive(Default)]
+pub struct Builder {
+    settings: Settings,
+    extra: Router,
+}
+
+impl Builder {
+    /// Settings besides the address and the folder.
+    pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// Routes that are mounted beside MCP's.
+    pub fn extra(mut self, extra: Router) -> Self {
+        self.extra = self.extra.merge(extra);
+        self
+    }
+
+    /// Starts it.
+    pub async fn start(self) -> HttpServer {
+        let data = tempfile::tempdir().unwrap();
+        let mut settings = self.settings;
+        settings.data = Some(data.path().to_owned());
+        let config = settings.complete(Settings::default()).unwrap();
+        let app = App::open(config, Clock::system(), Random::system()).unwrap();
+        app.start_workers();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        let mcp = baton::mcp::router(&app).merge(self.extra);
+        serving.spawn(baton::http::serve(app.clone(), listener, mcp));
+        HttpServer {
+            app,
+            address,
+            data,
+            serving,
+            http: client(),
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the server from outside, past the program's own client"
+)]
+fn client() -> reqwest::Client {
+    // It fails only when another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+/// A running server.
+pub struct HttpServer {
+    pub app: App,
+    pub address: SocketAddr,
+    /// Its folder, gone with the server.
+    pub data: TempDir,
+    serving: JoinSet<std::io::Result<()>>,
+    http: reqwest::Client,
+}
+
+impl HttpServer {
+    /// One with the usual settings.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// One with unusual settings.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The address of `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A request, to be completed and sent.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url(path))
+    }
+
+    /// Reads `path`.
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    /// Sends `body` to `path`.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Sends exactly `text` and returns all that comes back until the server closes, or stops sending for a while.
+    pub async fn raw(&self, text: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let quiet = std::time::Duration::from_millis(300);
+        let mut chunk = vec![0; 16 * 1024];
+        while let Ok(Ok(count @ 1..)) = tokio::time::timeout(quiet, stream.read(&mut chunk)).await {
+            answer.extend_from_slice(&chunk[..count]);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Stops it as the program does, and returns when everything has ended.
+    pub async fn stop(mut self) {
+        self.app.stopping().cancel();
+        self.serving.join_next().await.unwrap().unwrap().unwrap();
+        self.app.stop().await;
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+    /// Null when it is not JSON.
+    pub body: Value,
+}
+
+impl Answer {
+    /// Sends `request`.
+    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Self {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
+    /// A header as text; empty when it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// Asserts that this is a problem with this status and code.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str) -> &Self {
+        assert_eq!(
+            (self.status, self.body["code"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.text
+        );
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(self.body["status"], status);
+        assert_eq!(self.body["type"], format!("/docs#error-{code}"));
+        for member in ["title", "detail"] {
+            assert!(!self.body[member].as_str().unwrap().is_empty(), "{member}");
+        }
+        self
+    }
+}
