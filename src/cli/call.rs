@@ -1,5 +1,6 @@
 //! `baton call`: one operation, its input as JSON, its result as JSON. Shared with other verbs: where calls go.
 
+use std::fmt::Write;
 use std::io::Read;
 use std::process::ExitCode;
 
@@ -42,16 +43,17 @@ pub(super) struct Target {
 
 impl Target {
     /// The server at the given address, or the data folder. `actor` is who the log shows.
-    pub(super) fn open(&self, config: Config, actor: &str) -> anyhow::Result<(Remote, Option<crate::app::App>)> {
+    pub(super) fn open(
+        &self,
+        config: Config,
+        actor: &str,
+    ) -> anyhow::Result<(Remote, Option<crate::app::App>)> {
         if let Some(url) = &self.url {
             return Ok((Remote::rest(url, config.tenant)?, None));
         }
         let tenant = choose_tenant(config.tenant.as_ref(), &[])?;
         let app = open(config)?;
-        let remote = Remote::Local {
-            catalog: app.catalog.clone(),
-            ctx: app.system.ctx(tenant, actor),
-        };
+        let remote = Remote::local(app.catalog.clone(), app.system.ctx(tenant, actor));
         Ok((remote, Some(app)))
     }
 }
@@ -97,7 +99,10 @@ fn read_input(given: Option<&str>) -> anyhow::Result<Map<String, Value>> {
         Some(text) => text.to_owned(),
     };
     Ok(serde_json::from_str(&text).map_err(|error| {
-        Error::invalid("invalid_input", format!("the input is not a JSON object: {error}"))
+        Error::invalid(
+            "invalid_input",
+            format!("the input is not a JSON object: {error}"),
+        )
     })?)
 }
 
@@ -114,7 +119,8 @@ fn list() -> anyhow::Result<ExitCode> {
     let catalog = crate::catalog::Catalog::new();
     let mut text = String::new();
     for op in catalog.ops() {
-        text.push_str(&format!("{:16} {}\n", op.name, op.description));
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{:16} {}", op.name, op.description);
     }
     text.push_str("\n`baton call TOOL --schema` shows what one takes and answers.\n");
     print(&text)?;

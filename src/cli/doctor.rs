@@ -51,7 +51,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Err(error) => findings.add(
             "settings",
-            Broken(format!("{error:#}"), "correct it; `baton settings` prints a valid file".into()),
+            Broken(
+                format!("{error:#}"),
+                "correct it; `baton settings` prints a valid file".into(),
+            ),
         ),
     }
     match Places::of_user() {
@@ -170,7 +173,8 @@ fn log(app: &App) -> Finding {
         Ok(all) => Fine(format!("{all} events, numbered and chained")),
         Err(error) => Broken(
             error.message().to_owned(),
-            "somebody or something changed the database; keep a copy, and compare with a backup".into(),
+            "somebody or something changed the database; keep a copy, and compare with a backup"
+                .into(),
         ),
     }
 }
@@ -233,13 +237,19 @@ fn clients(places: &Places, findings: &mut Findings) {
                 findings.add(
                     "clients",
                     Doubtful(
-                        format!("{file} is not plain JSON, so what {} knows can't be told", host.title()),
+                        format!(
+                            "{file} is not plain JSON, so what {} knows can't be told",
+                            host.title()
+                        ),
                         "nothing, if it has comments and works; else correct it".into(),
                     ),
                 );
                 continue;
             };
-            let servers = place.keys.iter().try_fold(&all, |value, key| value.get(key));
+            let servers = place
+                .keys
+                .iter()
+                .try_fold(&all, |value, key| value.get(key));
             for (name, entry) in servers.and_then(Value::as_object).into_iter().flatten() {
                 if let Some(finding) = entry_of(host, name, entry) {
                     any = true;
@@ -273,7 +283,10 @@ fn entry_of(host: Host, name: &str, entry: &Value) -> Option<Finding> {
         } else {
             Broken(
                 format!("{title} would start {command} (as {name:?}), which is not there"),
-                format!("`baton install {}` writes where Baton is now", cli_name(host)),
+                format!(
+                    "`baton install {}` writes where Baton is now",
+                    cli_name(host)
+                ),
             )
         });
     }

@@ -158,16 +158,61 @@ mod tests {
         let linux = places("linux", "/home/a", "/home/a/.config");
         let mac = places("macos", "/Users/a", "/Users/a/Library/Application Support");
         for (host, scope, places, file) in [
-            (Host::ClaudeDesktop, Scope::User, &mac, "/Users/a/Library/Application Support/Claude/claude_desktop_config.json"),
-            (Host::ClaudeDesktop, Scope::User, &linux, "/home/a/.config/Claude/claude_desktop_config.json"),
+            (
+                Host::ClaudeDesktop,
+                Scope::User,
+                &mac,
+                "/Users/a/Library/Application Support/Claude/claude_desktop_config.json",
+            ),
+            (
+                Host::ClaudeDesktop,
+                Scope::User,
+                &linux,
+                "/home/a/.config/Claude/claude_desktop_config.json",
+            ),
             (Host::ClaudeCode, Scope::User, &mac, "/Users/a/.claude.json"),
-            (Host::ClaudeCode, Scope::Local, &linux, "/home/a/.claude.json"),
-            (Host::ClaudeCode, Scope::Project, &linux, "/work/site/.mcp.json"),
-            (Host::Cursor, Scope::User, &linux, "/home/a/.cursor/mcp.json"),
-            (Host::Cursor, Scope::Project, &mac, "/work/site/.cursor/mcp.json"),
-            (Host::Vscode, Scope::User, &mac, "/Users/a/Library/Application Support/Code/User/mcp.json"),
-            (Host::Vscode, Scope::User, &linux, "/home/a/.config/Code/User/mcp.json"),
-            (Host::Vscode, Scope::Project, &linux, "/work/site/.vscode/mcp.json"),
+            (
+                Host::ClaudeCode,
+                Scope::Local,
+                &linux,
+                "/home/a/.claude.json",
+            ),
+            (
+                Host::ClaudeCode,
+                Scope::Project,
+                &linux,
+                "/work/site/.mcp.json",
+            ),
+            (
+                Host::Cursor,
+                Scope::User,
+                &linux,
+                "/home/a/.cursor/mcp.json",
+            ),
+            (
+                Host::Cursor,
+                Scope::Project,
+                &mac,
+                "/work/site/.cursor/mcp.json",
+            ),
+            (
+                Host::Vscode,
+                Scope::User,
+                &mac,
+                "/Users/a/Library/Application Support/Code/User/mcp.json",
+            ),
+            (
+                Host::Vscode,
+                Scope::User,
+                &linux,
+                "/home/a/.config/Code/User/mcp.json",
+            ),
+            (
+                Host::Vscode,
+                Scope::Project,
+                &linux,
+                "/work/site/.vscode/mcp.json",
+            ),
         ] {
             assert_eq!(host.place(scope, places).unwrap().file, PathBuf::from(file));
         }

@@ -49,10 +49,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let entry = args.host.entry(&args.link()?)?;
     let file = place.file.display();
     if args.print {
-        let all = place.keys.iter().rev().fold(
-            json!({&args.name: entry}),
-            |value, key| json!({key: value}),
-        );
+        let all = place
+            .keys
+            .iter()
+            .rev()
+            .fold(json!({&args.name: entry}), |value, key| json!({key: value}));
         print_json(&all)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -149,14 +150,13 @@ fn write(place: &Place, name: &str, entry: &Value) -> anyhow::Result<Written> {
     };
     let folder = file.parent().context("a file lies in a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
-    let written = match old {
-        None => Written::New,
-        Some(_) => {
-            let backup = beside(&file, ".bak");
-            fs::copy(&file, &backup)
-                .with_context(|| format!("can't write the backup {}", backup.display()))?;
-            Written::Changed(backup)
-        }
+    let written = if old.is_some() {
+        let backup = beside(&file, ".bak");
+        fs::copy(&file, &backup)
+            .with_context(|| format!("can't write the backup {}", backup.display()))?;
+        Written::Changed(backup)
+    } else {
+        Written::New
     };
     replace(&file, &new).with_context(|| format!("can't write {}", file.display()))?;
     Ok(written)
@@ -197,7 +197,11 @@ mod tests {
             ("http://127.0.0.1:5050", None, "http://127.0.0.1:5050/mcp"),
             ("http://127.0.0.1:5050/", None, "http://127.0.0.1:5050/mcp"),
             ("https://b.example/mcp", None, "https://b.example/mcp"),
-            ("http://127.0.0.1:5050", Some(&acme), "http://127.0.0.1:5050/t/acme/mcp"),
+            (
+                "http://127.0.0.1:5050",
+                Some(&acme),
+                "http://127.0.0.1:5050/t/acme/mcp",
+            ),
         ] {
             assert_eq!(endpoint(url, tenant).unwrap(), expected);
         }

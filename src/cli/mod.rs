@@ -10,7 +10,8 @@ mod splice;
 mod status;
 mod work;
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -110,13 +111,15 @@ const UNSEEN: [(&str, &[&str]); 5] = [
 const EDGE: &[&str] = &["listen", "allowed_hosts", "allowed_origins"];
 
 fn command() -> clap::Command {
-    UNSEEN.iter().fold(Cli::command(), |command, (verb, unseen)| {
-        command.mut_subcommand(*verb, |command| {
-            unseen.iter().fold(command, |command, setting| {
-                command.mut_arg(*setting, |arg| arg.hide(true))
+    UNSEEN
+        .iter()
+        .fold(Cli::command(), |command, (verb, unseen)| {
+            command.mut_subcommand(*verb, |command| {
+                unseen.iter().fold(command, |command, setting| {
+                    command.mut_arg(*setting, |arg| arg.hide(true))
+                })
             })
         })
-    })
 }
 
 /// Runs the program.
@@ -171,8 +174,13 @@ fn open(config: Config) -> anyhow::Result<App> {
 /// Logs go to standard error: standard output belongs to results, and on `stdio` to the protocol.
 fn begin_logs(config: &Config) -> anyhow::Result<()> {
     // What the user says comes last, so that it wins over the quiet default for the protocol library.
-    let filter = EnvFilter::try_new(format!("rmcp=warn,{}", config.log_level))
-        .with_context(|| format!("log_level {:?} is not a level or a list of filters", config.log_level))?;
+    let filter =
+        EnvFilter::try_new(format!("rmcp=warn,{}", config.log_level)).with_context(|| {
+            format!(
+                "log_level {:?} is not a level or a list of filters",
+                config.log_level
+            )
+        })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -187,7 +195,10 @@ fn begin_logs(config: &Config) -> anyhow::Result<()> {
 /// Prints to standard output. A reader that has gone, such as `head`, is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done?),
     }
@@ -199,14 +210,19 @@ fn print_json(value: &Value) -> anyhow::Result<()> {
 
 /// Says on standard error what went wrong, with all findings.
 fn complain(error: &anyhow::Error) {
+    // Writing to a string can't fail.
     let mut text = format!("error: {error}\n");
     for cause in error.chain().skip(1) {
-        text.push_str(&format!("  because: {cause}\n"));
+        let _ = writeln!(text, "  because: {cause}");
     }
     let findings = error.downcast_ref::<Error>().map(Error::findings);
     for finding in findings.unwrap_or_default() {
-        let path = if finding.path.is_empty() { "/" } else { &finding.path };
-        text.push_str(&format!("  {path}: {}\n", finding.message));
+        let path = if finding.path.is_empty() {
+            "/"
+        } else {
+            &finding.path
+        };
+        let _ = writeln!(text, "  {path}: {}", finding.message);
     }
     // There is nobody left to tell when standard error is gone.
     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -53,10 +53,7 @@ fn settings() -> Vec<Setting> {
                 .get_env()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            help: arg
-                .get_help()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
             value: value(arg),
         })
         .collect()

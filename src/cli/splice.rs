@@ -58,7 +58,9 @@ impl Indent {
     fn render(&self, value: &Value) -> anyhow::Result<String> {
         let mut text = Vec::new();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(self.unit.as_bytes());
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+        value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut text, formatter,
+        ))?;
         Ok(String::from_utf8(text)?.replace('\n', &self.line()))
     }
 }
@@ -79,20 +81,27 @@ fn set_in(
         let old = raw.get();
         let new = if rest.is_empty() {
             let same = serde_json::from_str::<Value>(old)? == *value;
-            if same { None } else { Some(inner.render(value)?) }
+            if same {
+                None
+            } else {
+                Some(inner.render(value)?)
+            }
         } else {
             set_in(old, rest, value, &inner).with_context(|| format!("in {name:?}"))?
         };
         let start = old.as_ptr().addr() - text.as_ptr().addr();
-        return Ok(new.map(|new| {
-            format!("{}{new}{}", &text[..start], &text[start + old.len()..])
-        }));
+        return Ok(new.map(|new| format!("{}{new}{}", &text[..start], &text[start + old.len()..])));
     }
     let nested = rest
         .iter()
         .rev()
         .fold(value.clone(), |value, key| json!({*key: value}));
-    let member = format!("{}{}: {}", inner.line(), json!(name), inner.render(&nested)?);
+    let member = format!(
+        "{}{}: {}",
+        inner.line(),
+        json!(name),
+        inner.render(&nested)?
+    );
     Ok(Some(match members.0.last() {
         Some((_, last)) => {
             let end = last.get().as_ptr().addr() - text.as_ptr().addr() + last.get().len();
@@ -177,7 +186,10 @@ mod tests {
             "{\"mcpServers\": null}",
             "{",
         ] {
-            assert!(set(bad, &["mcpServers", "baton"], &json!({})).is_err(), "{bad}");
+            assert!(
+                set(bad, &["mcpServers", "baton"], &json!({})).is_err(),
+                "{bad}"
+            );
         }
     }
 }

@@ -30,18 +30,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     block_on(async move {
         let tenant = config.tenant.clone();
         let (remote, app) = args.target.open(config, "cli")?;
-        let (place, tenants) = match app {
-            Some(app) => {
-                let found = (place_of(&app), of_folder(&app)?);
-                app.stop().await;
-                found
-            }
-            None => {
-                let tenant = tenant.map_or_else(|| "default".to_owned(), |name| name.to_string());
-                let counts = of_server(&remote).await?;
-                let place = json!({"url": args.target.url});
-                (place, BTreeMap::from([(tenant, counts)]))
-            }
+        let (place, tenants) = if let Some(app) = app {
+            let found = (place_of(&app), of_folder(&app)?);
+            app.stop().await;
+            found
+        } else {
+            let tenant = tenant.map_or_else(|| "default".to_owned(), |name| name.to_string());
+            let counts = of_server(&remote).await?;
+            let place = json!({"url": args.target.url});
+            (place, BTreeMap::from([(tenant, counts)]))
         };
         if args.json {
             let mut all = json!({"tenants": tenants});
@@ -134,20 +131,25 @@ fn table(place: &Value, tenants: &BTreeMap<String, Counts>) -> String {
     }
     let widest = tenants.keys().map(String::len).chain([6]).max();
     let width = widest.unwrap_or_default();
-    text.push_str(&format!("\n{:width$}", "tenant"));
-    for state in STATES {
-        text.push_str(&format!("  {state:>w$}", w = state.len().max(5)));
-    }
-    text.push_str("  running\n");
+    let heads = STATES.map(str::to_owned);
+    text += &row("\ntenant", width + 1, &heads, "running");
     for (tenant, counts) in tenants {
-        text.push_str(&format!("{tenant:width$}"));
-        for state in STATES {
+        let cells = STATES.map(|state| {
             let count = counts.by_state.get(state).copied().unwrap_or_default();
-            text.push_str(&format!("  {count:>w$}", w = state.len().max(5)));
-        }
-        text.push_str(&format!("  {:>7}\n", counts.leased));
+            count.to_string()
+        });
+        text += &row(tenant, width, &cells, &counts.leased.to_string());
     }
     text
+}
+
+/// One line of the table: a cell for each state, as wide as the state's name.
+fn row(name: &str, width: usize, cells: &[String], last: &str) -> String {
+    let cells = STATES.iter().zip(cells).map(|(state, cell)| {
+        let width = state.len();
+        format!("  {cell:>width$}")
+    });
+    format!("{name:width$}{}  {last:>7}\n", cells.collect::<String>())
 }
 
 /// A number of bytes for people.

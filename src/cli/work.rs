@@ -40,7 +40,12 @@ pub(super) struct Args {
     exec: String,
 
     /// What this executor is able to do; it is given tasks that require nothing else
-    #[arg(long, env = "BATON_CAPABILITIES", value_name = "A,B", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "BATON_CAPABILITIES",
+        value_name = "A,B",
+        value_delimiter = ','
+    )]
     capabilities: Vec<String>,
 
     /// Tasks at a time
@@ -58,7 +63,12 @@ pub(super) struct Args {
     lease_seconds: u32,
 
     /// How long running commands may go on after SIGTERM or Ctrl-C; then their tasks are handed back as failed
-    #[arg(long, env = "BATON_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 10)]
+    #[arg(
+        long,
+        env = "BATON_GRACE_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
     grace_seconds: u32,
 
     /// End after one task, with exit code 1 unless it succeeded
@@ -152,7 +162,9 @@ impl Args {
             lease: Duration::from_secs(self.lease_seconds.into()),
             grace: Duration::from_secs(self.grace_seconds.into()),
             once: self.once,
-            idle_exit: self.idle_exit.map(|seconds| Duration::from_secs(seconds.into())),
+            idle_exit: self
+                .idle_exit
+                .map(|seconds| Duration::from_secs(seconds.into())),
             environment,
         };
         Ok((options, self.target, config))
@@ -165,7 +177,13 @@ fn default_agent_id() -> anyhow::Result<AgentId> {
     let machine = machine.nodename().to_string_lossy();
     let machine: String = machine
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(80)
         .collect();
     Ok(format!("{machine}-{}", std::process::id()).parse()?)

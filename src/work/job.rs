@@ -256,7 +256,9 @@ impl Job {
             Ok(()) => {}
             // The heartbeat asks what became of the task; a report that is merely wrong is the command's affair.
             Err(failure) if failure.kind() == Kind::Conflict => self.beat_now.notify_one(),
-            Err(failure) => tracing::warn!("{} progress not taken: {failure}", self.claimed.task_id),
+            Err(failure) => {
+                tracing::warn!("{} progress not taken: {failure}", self.claimed.task_id)
+            }
         }
     }
 
@@ -272,7 +274,11 @@ impl Job {
     }
 
     async fn end_by_itself(&self, ended: Ended) -> Outcome {
-        let reason = if ended.code == 0 { "success" } else { "failure" };
+        let reason = if ended.code == 0 {
+            "success"
+        } else {
+            "failure"
+        };
         let mut summary = self.summary(&ended);
         if reason == "failure" && !ended.stderr.is_empty() {
             summary.insert("stderr".into(), ended.stderr.clone().into());
@@ -296,13 +302,12 @@ impl Job {
         {
             more.insert("retryable".into(), retryable.into());
         }
-        let outcome = self.end(reason, summary.into(), more).await;
         tracing::info!(
-            "{} ended: exit code {}",
+            "{} came to its end: exit code {}",
             self.claimed.task_id,
             ended.code
         );
-        outcome
+        self.end(reason, summary.into(), more).await
     }
 
     async fn end_cut(&self, reason: &str, why: &str, ended: Ended) -> Outcome {
@@ -311,7 +316,7 @@ impl Job {
         if !ended.stderr.is_empty() {
             summary.insert("stderr".into(), ended.stderr.into());
         }
-        tracing::info!("{} ended: {why}", self.claimed.task_id);
+        tracing::info!("{} was ended: {why}", self.claimed.task_id);
         self.end(reason, summary.into(), Map::new()).await
     }
 
@@ -405,7 +410,12 @@ fn beat(answer: &Value) -> Option<Beat> {
 
 /// When an attempt has lasted too long, on this machine's clock. Both times are the server's, whose clock may differ: a
 /// lease was given for `lease` at `now`, which tells the difference.
-fn deadline(now: Time, lease: Duration, expires_at: Time, timeout_at: Option<Time>) -> Option<Time> {
+fn deadline(
+    now: Time,
+    lease: Duration,
+    expires_at: Time,
+    timeout_at: Option<Time>,
+) -> Option<Time> {
     let left = (timeout_at? + lease).since(expires_at);
     Some(now + left)
 }

@@ -139,11 +139,7 @@ pub async fn run(
 
 impl Worker {
     /// Claims and starts tasks for as long as there is reason to.
-    async fn claim_all(
-        &self,
-        jobs: &mut JoinSet<Outcome>,
-        tally: &mut Tally,
-    ) -> Result<()> {
+    async fn claim_all(&self, jobs: &mut JoinSet<Outcome>, tally: &mut Tally) -> Result<()> {
         let mut busy_at = self.clock.steady();
         let mut pause = PAUSES.0;
         loop {
@@ -206,9 +202,14 @@ impl Worker {
             "max_tasks": most,
             "max_concurrent_tasks": self.options.concurrency,
             "lease_seconds": self.options.lease.as_secs(),
-            "wait_seconds": patience.as_secs_f64().ceil() as u64,
+            "wait_seconds": patience.as_secs() + u64::from(patience.subsec_nanos() > 0),
         }));
-        match self.remote.call("task_claim", input).await?.get_mut("tasks") {
+        match self
+            .remote
+            .call("task_claim", input)
+            .await?
+            .get_mut("tasks")
+        {
             Some(Value::Array(tasks)) => Ok(std::mem::take(tasks)),
             _ => Ok(Vec::new()),
         }

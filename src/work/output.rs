@@ -194,7 +194,10 @@ mod tests {
             ("3 files\n17\n", json!("3 files\n17")),
             ("{\"a\":1}\ndone\n", json!("{\"a\":1}\ndone")),
             ("{\"progress\":5}\nhello\n", json!("hello")),
-            ("{\"progress\":5,\"other\":1}\n", json!({"progress": 5, "other": 1})),
+            (
+                "{\"progress\":5,\"other\":1}\n",
+                json!({"progress": 5, "other": 1}),
+            ),
         ] {
             assert_eq!(said(text).result, Some(result), "{text:?}");
         }
@@ -203,7 +206,9 @@ mod tests {
 
     #[test]
     fn a_last_value_may_carry_more_than_the_result() {
-        let all = said(r#"{"result":{"n":1},"summary":"did it","next_steps":["rest"],"retryable":false}"#);
+        let all = said(
+            r#"{"result":{"n":1},"summary":"did it","next_steps":["rest"],"retryable":false}"#,
+        );
         assert_eq!(all.result, Some(json!({"n": 1})));
         assert_eq!(all.summary, Some(json!("did it")));
         assert_eq!(all.next_steps, ["rest"]);
@@ -217,7 +222,10 @@ mod tests {
         let text = b"a\n{\"progress\": 40, \"current_step\": \"x\"}\nb\n{\"progress\": 50}\n";
         for size in 1..text.len() {
             let mut output = Output::default();
-            let found: Vec<_> = text.chunks(size).filter_map(|part| output.push(part)).collect();
+            let found: Vec<_> = text
+                .chunks(size)
+                .filter_map(|part| output.push(part))
+                .collect();
             assert_eq!(found.last().unwrap()["progress"], 50, "{size}");
             assert_eq!(output.finish().result, Some(json!("a\nb")), "{size}");
         }
