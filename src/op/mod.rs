@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use resource::{Argument, Content, Item, Items, Params, Prompt, Resource};
-pub use schema::check;
+pub use schema::{check, compile};
 
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ pub struct Op {
     /// Whether repeating a call changes nothing more.
     pub idempotent: bool,
     /// Where REST has it.
-    pub routes: &'static [Route],
+    pub routes: Vec<Route>,
     /// JSON Schema 2020-12 of the input, flat and inlined.
     pub input_schema: Map<String, Value>,
     /// JSON Schema 2020-12 of the output.
@@ -82,6 +82,8 @@ pub struct Op {
     pub sample: fn() -> Value,
     aliases: &'static [(&'static str, &'static str)],
     validator: Validator,
+    /// A further schema that the input must satisfy.
+    rules: Option<Validator>,
     handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
 }
 
@@ -136,7 +138,7 @@ impl Op {
         O: Serialize + JsonSchema + Send + 'static,
         F: Future<Output = Result<O>> + Send,
     {
-        let input_schema = schema::of::<I>();
+        let input_schema = schema::of_input::<I>();
         let validator = schema::compile(&Value::Object(input_schema.clone()))
             .expect("the schema of an input type is a JSON Schema");
         Self {
@@ -146,12 +148,13 @@ impl Op {
             permission,
             effect: Effect::Additive,
             idempotent: false,
-            routes: &[],
+            routes: Vec::new(),
             input_schema,
             output_schema: schema::of::<O>(),
             sample: || Value::Object(Map::new()),
             aliases: &[],
             validator,
+            rules: None,
             handler: Box::new(move |ctx, input| {
                 let operation = operation.clone();
                 Box::pin(async move {
@@ -191,10 +194,25 @@ impl Op {
         self
     }
 
-    /// Says where REST has it; the first route is the canonical one.
+    /// Says where REST has it.
     #[must_use]
-    pub fn at(mut self, routes: &'static [Route]) -> Self {
-        self.routes = routes;
+    pub fn at(mut self, method: &'static str, path: &'static str) -> Self {
+        self.routes.push(Route {
+            method,
+            path,
+            payload: None,
+        });
+        self
+    }
+
+    /// Says under which historic path REST has it too, for bodies that satisfy the published schema `payload`.
+    #[must_use]
+    pub fn strictly_at(mut self, path: &'static str, payload: &'static str) -> Self {
+        self.routes.push(Route {
+            method: "POST",
+            path,
+            payload: Some(payload),
+        });
         self
     }
 
@@ -202,6 +220,22 @@ impl Op {
     #[must_use]
     pub fn alias(mut self, aliases: &'static [(&'static str, &'static str)]) -> Self {
         self.aliases = aliases;
+        self
+    }
+
+    /// Holds the input also to the conditions of a published schema, but not to what that requires: over MCP, what can
+    /// be defaulted may be absent.
+    ///
+    /// # Panics
+    /// When `schema` is no JSON Schema, which the first test that builds the catalogue shows.
+    #[must_use]
+    pub fn rules(mut self, schema: &str) -> Self {
+        let mut schema: Value = serde_json::from_str(schema).expect("a published schema is JSON");
+        if let Value::Object(fields) = &mut schema {
+            fields.remove("required");
+            fields.remove("additionalProperties");
+        }
+        self.rules = Some(schema::compile(&schema).expect("a published schema is a JSON Schema"));
         self
     }
 
@@ -220,6 +254,9 @@ impl Op {
         self.normalise(&mut input)?;
         let input = Value::Object(input);
         schema::check(&self.validator, &input)?;
+        if let Some(rules) = &self.rules {
+            schema::check(rules, &input)?;
+        }
         (self.handler)(ctx, input).await
     }
 

@@ -30,6 +30,29 @@ pub(super) fn of<T: JsonSchema>() -> Map<String, Value> {
     }
 }
 
+/// As [`of`], refusing fields that it does not name.
+pub(super) fn of_input<T: JsonSchema>() -> Map<String, Value> {
+    let mut schema = Value::Object(of::<T>());
+    refuse_unknown(&mut schema);
+    match schema {
+        Value::Object(schema) => schema,
+        _ => Map::new(),
+    }
+}
+
+fn refuse_unknown(value: &mut Value) {
+    match value {
+        Value::Object(schema) => {
+            if schema.get("properties").is_some_and(Value::is_object) {
+                schema.entry("additionalProperties").or_insert(false.into());
+            }
+            schema.values_mut().for_each(refuse_unknown);
+        }
+        Value::Array(values) => values.iter_mut().for_each(refuse_unknown),
+        _ => {}
+    }
+}
+
 /// An optional field is one that may be absent, so `null` says nothing more; number formats are Rust's, not JSON's.
 fn make_portable(value: &mut Value) {
     match value {
@@ -74,7 +97,7 @@ fn make_portable(value: &mut Value) {
 ///
 /// # Errors
 /// What is wrong with the schema.
-pub(super) fn compile(schema: &Value) -> std::result::Result<Validator, String> {
+pub fn compile(schema: &Value) -> std::result::Result<Validator, String> {
     jsonschema::options()
         .with_draft(Draft::Draft202012)
         .offline()

@@ -1,12 +1,306 @@
-//! Tasks.
-pub mod reap {
-    pub async fn tick(_: &crate::ctx::System) -> crate::error::Result<usize> {
-        Ok(0)
+//! Tasks: what an orchestrator asks for, who works on it, and how it goes.
+//!
+//! `state` is the pure state machine, `life` the pure decisions about one task, `ops` and its neighbours what callers
+//! may do, `store` the SQL, `reap` the worker that acts when time runs out. Ending a task is `end_task`'s.
+
+mod claim;
+pub mod counts;
+mod dispatch;
+mod execute;
+mod life;
+mod ops;
+pub mod reap;
+mod report;
+mod settle;
+mod state;
+pub(crate) mod store;
+mod view;
+mod wait;
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::clock::Time;
+use crate::id::{AgentId, LeaseToken, TaskId};
+
+pub use life::{Ending, Lease};
+pub use ops::{operations, resources};
+pub(crate) use report::Account;
+pub use report::Report;
+pub(crate) use settle::{end, requeue, tell};
+pub use state::{Message, Reason, State, TransitionError};
+pub use view::Brief;
+
+/// How urgent a task is; the best comes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Before everything else.
+    Critical,
+    /// As soon as possible.
+    Urgent,
+    /// Before the ordinary.
+    High,
+    /// The ordinary.
+    #[default]
+    #[serde(alias = "medium")]
+    Normal,
+    /// When there is nothing better to do.
+    Low,
+}
+
+impl Priority {
+    const ALL: [Self; 5] = [
+        Self::Critical,
+        Self::Urgent,
+        Self::High,
+        Self::Normal,
+        Self::Low,
+    ];
+
+    /// What the database sorts by: 0 is the most urgent.
+    pub(crate) fn rank(self) -> i64 {
+        self as i64
+    }
+
+    pub(crate) fn from_rank(rank: i64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(rank).ok()?).copied()
     }
 }
-pub fn operations() -> Vec<crate::op::Op> {
-    vec![]
+
+impl JsonSchema for Priority {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Priority".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "enum": ["critical", "urgent", "high", "normal", "low", "medium"],
+            "default": "normal",
+        })
+    }
 }
-pub fn resources() -> Vec<crate::op::Resource> {
-    vec![]
+
+/// What kind of work a task is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskType {
+    CodeGeneration,
+    Analysis,
+    Research,
+    Testing,
+    Deployment,
+    Documentation,
+    DataProcessing,
+    Integration,
+    Review,
+    #[default]
+    Custom,
+    Manager,
+    Frontend,
+    Backend,
+    Database,
+    Devops,
+    Qa,
+}
+
+/// What becomes of a task when one that it depends on ends otherwise than completed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDependencyFailure {
+    #[default]
+    Cancel,
+    Run,
+}
+
+/// Who dispatched a task.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct OrchestratorInfo {
+    /// The orchestrator's id
+    pub agent_id: AgentId,
+    /// When it decided to dispatch
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Time>,
+    /// Ties together what belongs together
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub correlation_id: Option<String>,
+}
+
+/// Bounds of an attempt.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ExecutionContext {
+    /// Seconds that one attempt may take (default 3600)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000))]
+    pub timeout_seconds: Option<u32>,
+    /// Further attempts after a failed one or a lost executor (default 2)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_retries: Option<u32>,
+    /// Limits for the executor to keep; passed on as they are
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_limits: Option<Map<String, Value>>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    pub title: Option<String>,
+    pub description: String,
+    pub task_type: TaskType,
+    pub orchestrator: Option<OrchestratorInfo>,
+    pub timeout_seconds: u32,
+    pub max_retries: u32,
+    pub resource_limits: Option<Map<String, Value>>,
+    pub task_data: Map<String, Value>,
+    pub depends_on: BTreeSet<TaskId>,
+    pub on_dependency_failure: OnDependencyFailure,
+    pub required_capabilities: BTreeSet<String>,
+    pub assigned_to: Option<AgentId>,
+    pub project_id: Option<String>,
+    pub parent_task_id: Option<TaskId>,
+    pub result_schema: Option<Map<String, Value>>,
+}
+
+/// How it goes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// Attempts begun.
+    pub attempt: u32,
+    /// Retries used of those allowed.
+    pub retries: u32,
+    /// Who works on it now.
+    pub lease: Option<Lease>,
+    /// The last who worked on it.
+    pub agent_id: Option<AgentId>,
+    /// When the attempt, or the rest in `escalated`, runs out of time (steady clock).
+    pub timeout_at: Option<Time>,
+    /// What was left of the attempt's time when its timeout was stopped, microseconds.
+    pub time_left: Option<i64>,
+    /// When the next attempt may begin (steady clock).
+    pub due_at: Option<Time>,
+    pub progress: Option<f64>,
+    pub current_step: Option<String>,
+    pub question: Option<Question>,
+    pub answers: Vec<Answer>,
+    /// What `task_completed` or `task_failed` recorded for the end to come.
+    pub recorded: Option<Recorded>,
+    /// Grows with every change that an orchestrator makes.
+    pub revision: u32,
+    pub report_requested: bool,
+    /// The end that was accepted last: a repetition of it is answered alike.
+    pub last_end: Option<String>,
+    /// Why it ended as it did, for example `dependency_failed`.
+    pub cause: Option<String>,
+    /// `success`, `partial`, `failure`, … once it has ended.
+    pub outcome: Option<Reason>,
+    pub cancel_reason: Option<String>,
+    pub first_claimed_at: Option<Time>,
+    pub ended_at: Option<Time>,
+    /// What went wrong in earlier attempts.
+    pub problems: Vec<Problem>,
+}
+
+/// What an executor needs to know before it can go on.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Question {
+    /// Why it can't go on
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How bad it is
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    /// What it asks
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// What it would accept as answers
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_json")]
+    pub options: Option<Value>,
+    /// When it asked
+    pub asked_at: Time,
+}
+
+/// What the orchestrator answered.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Answer {
+    /// What was asked
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// What it answered
+    #[schemars(schema_with = "any_json")]
+    pub answer: Value,
+    /// When
+    pub answered_at: Time,
+}
+
+/// The outcome that an executor recorded before ending its task.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Recorded {
+    pub result: Option<Value>,
+    pub error: Option<Value>,
+    pub retryable: Option<bool>,
+    pub quality_score: Option<f64>,
+}
+
+/// What went wrong in an attempt.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// Which attempt
+    pub attempt: u32,
+    /// Who worked on it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// When it ended
+    pub at: Time,
+    /// What happened
+    #[schemars(schema_with = "any_json")]
+    pub problem: Value,
+}
+
+/// A task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub id: TaskId,
+    pub created_at: Time,
+    pub updated_at: Time,
+    pub state: State,
+    pub priority: Priority,
+    pub spec: Spec,
+    pub run: Run,
+    pub result: Option<Value>,
+    pub report: Option<Report>,
+    /// Tells whether a repeated dispatch is the same one.
+    pub fingerprint: String,
+}
+
+/// The schema of a field that takes any JSON.
+pub(crate) fn any_json(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({})
+}
+
+/// A short text that says what `value` is the same as.
+pub(crate) fn fingerprint(value: &impl Serialize) -> crate::error::Result<String> {
+    use sha2::{Digest, Sha256};
+    use std::fmt::Write;
+    let text = serde_json::to_vec(value).map_err(crate::error::Error::internal)?;
+    Ok(Sha256::digest(&text)
+        .iter()
+        .take(16)
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }))
+}
+
+/// The three fields that every call of an executor names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holder<'a> {
+    pub agent_id: &'a AgentId,
+    pub lease_token: &'a LeaseToken,
 }

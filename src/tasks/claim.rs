@@ -1,0 +1,238 @@
+//! `task_claim`: the best tasks that an agent can take, each with a lease; waits for one when there is none.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::settle::tell;
+use super::{Answer, ExecutionContext, Priority, TaskType, store};
+use crate::clock::Time;
+use crate::ctx::{Ctx, Scope};
+use crate::error::{Error, Result};
+use crate::id::{AgentId, LeaseToken, TaskId};
+use crate::store::Tx;
+
+/// What an executor offers.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Claim {
+    /// Who you are; keep it from call to call
+    pub agent_id: AgentId,
+    /// What you can do; tasks that need more are left for others
+    #[serde(default)]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 64)))]
+    pub capabilities: BTreeSet<String>,
+    /// How many tasks you want at most
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_tasks: u32,
+    /// How long you hold each without a heartbeat
+    #[serde(default = "sixty")]
+    #[schemars(range(min = 5, max = 3_600))]
+    pub lease_seconds: u32,
+    /// How long to wait for a task when there is none
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 50))]
+    pub wait_seconds: u32,
+    /// How many tasks you work on at a time at most (default 3)
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub max_concurrent_tasks: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn three() -> u32 {
+    3
+}
+
+pub(super) const fn sixty() -> u32 {
+    60
+}
+
+/// The right to speak for a task.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct LeaseView {
+    /// Name it in every call about this task
+    pub token: LeaseToken,
+    /// Send a heartbeat before
+    pub expires_at: Time,
+}
+
+/// A task that is now the caller's to do.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ClaimedTask {
+    /// The task
+    pub task_id: TaskId,
+    /// Its title
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// What is to be done
+    pub description: String,
+    /// What kind of work it is
+    pub task_type: TaskType,
+    /// How urgent it is
+    pub priority: Priority,
+    /// What to work with
+    pub task_data: Map<String, Value>,
+    /// Bounds of the attempt
+    pub execution_context: ExecutionContext,
+    /// Which attempt this is, from 1
+    pub attempt: u32,
+    /// When the attempt runs out of time
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_at: Option<Time>,
+    /// JSON Schema that the result must satisfy
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_schema: Option<Map<String, Value>>,
+    /// What the orchestrator answered to earlier questions
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answer>,
+    /// What went wrong in earlier attempts
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<super::Problem>,
+    /// What this depended on, with the result of each
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub dependency_results: Map<String, Value>,
+    /// The right to speak for it
+    pub lease: LeaseView,
+}
+
+/// What an executor got.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Claimed {
+    /// The tasks; none when there was nothing to do
+    pub tasks: Vec<ClaimedTask>,
+    /// How many tasks you hold now
+    pub holding: u32,
+    /// How many you may hold
+    pub limit: u32,
+}
+
+pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
+    let most = ctx.limits().max_concurrent_tasks;
+    if input.max_concurrent_tasks > most {
+        return Err(Error::invalid_at(
+            "/max_concurrent_tasks",
+            format!("this server allows {most} at most"),
+        ));
+    }
+    let deadline = ctx.clock().steady() + Duration::from_secs(input.wait_seconds.into());
+    let mut wake = ctx.wake();
+    loop {
+        let request = input.clone();
+        let claimed = ctx
+            .write(move |scope, tx| take(scope, tx, &request))
+            .await?;
+        if !claimed.tasks.is_empty() || ctx.clock().steady() >= deadline {
+            return Ok(claimed);
+        }
+        // Many may wait for few tasks: only who sees one asks the writer for it.
+        loop {
+            tokio::select! {
+                () = wake.changed() => {}
+                () = ctx.clock().sleep_until(deadline) => return Ok(claimed),
+            }
+            if ctx.read(|_, tx| is_there_any(tx, &input))? {
+                break;
+            }
+        }
+    }
+}
+
+fn is_there_any(tx: &mut Tx<'_>, input: &Claim) -> Result<bool> {
+    Ok(room(tx, input)?.0 > 0 && !candidates(tx, input, 1)?.is_empty())
+}
+
+/// How many tasks the agent may take, and how many it holds.
+fn room(tx: &mut Tx<'_>, input: &Claim) -> Result<(u32, u32)> {
+    let held = u32::try_from(store::held(tx, &input.agent_id)?).unwrap_or(u32::MAX);
+    Ok((
+        input
+            .max_concurrent_tasks
+            .saturating_sub(held)
+            .min(input.max_tasks),
+        held,
+    ))
+}
+
+/// The best `limit` tasks that the agent can take: by priority, then by age.
+fn candidates(tx: &mut Tx<'_>, input: &Claim, limit: u32) -> Result<Vec<TaskId>> {
+    let mut found = Vec::new();
+    for assigned_to in ["", input.agent_id.as_str()] {
+        for lane in store::lanes(tx, assigned_to)? {
+            if lane
+                .split(',')
+                .all(|needed| needed.is_empty() || input.capabilities.contains(needed))
+            {
+                found.extend(store::lane_heads(tx, assigned_to, &lane, limit)?);
+            }
+        }
+    }
+    found.sort_unstable();
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(found.into_iter().map(|(_, _, id)| id).collect())
+}
+
+fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
+    let (room, held) = room(tx, input)?;
+    let mut tasks = Vec::new();
+    let candidates = if room == 0 {
+        Vec::new()
+    } else {
+        candidates(tx, input, room)?
+    };
+    for id in candidates {
+        let mut task = store::lock(tx, &id)?;
+        let was = task.state;
+        task.claim(
+            scope,
+            &input.agent_id,
+            Duration::from_secs(input.lease_seconds.into()),
+        )?;
+        store::save(tx, &task, was, scope.now())?;
+        tell(scope, tx, "dev.baton.task.claimed", &task, None)?;
+        let mut dependency_results = Map::new();
+        for dependency in &task.spec.depends_on {
+            if let Some(result) = store::get(tx, dependency)?.result {
+                dependency_results.insert(dependency.to_string(), result);
+            }
+        }
+        let Some(lease) = task.run.lease else {
+            return Err(Error::internal("a claimed task without a lease"));
+        };
+        tasks.push(ClaimedTask {
+            task_id: task.id,
+            title: task.spec.title,
+            description: task.spec.description,
+            task_type: task.spec.task_type,
+            priority: task.priority,
+            task_data: task.spec.task_data,
+            execution_context: ExecutionContext {
+                timeout_seconds: Some(task.spec.timeout_seconds),
+                max_retries: Some(task.spec.max_retries),
+                resource_limits: task.spec.resource_limits,
+            },
+            attempt: task.run.attempt,
+            timeout_at: task.run.timeout_at,
+            result_schema: task.spec.result_schema,
+            answers: task.run.answers,
+            problems: task.run.problems,
+            dependency_results,
+            lease: LeaseView {
+                token: lease.token,
+                expires_at: lease.expires_at,
+            },
+        });
+    }
+    let holding = held.saturating_add(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+    Ok(Claimed {
+        tasks,
+        holding,
+        limit: input.max_concurrent_tasks,
+    })
+}

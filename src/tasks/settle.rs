@@ -1,0 +1,213 @@
+//! What follows when a task ends: its report, the event, and the tasks that waited for it, down the graph.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::report::{Account, Report};
+use super::{Ending, Message, OnDependencyFailure, Reason, State, Task, store};
+use crate::ctx::Scope;
+use crate::error::Result;
+use crate::events;
+use crate::id::{AgentId, TaskId};
+use crate::store::Tx;
+
+/// What an event says of a task.
+#[derive(Debug, Serialize)]
+pub(crate) struct Change<'a> {
+    pub task_id: &'a TaskId,
+    pub state: State,
+    pub attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<&'a AgentId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a Value>,
+}
+
+impl<'a> Change<'a> {
+    pub(crate) fn of(task: &'a Task) -> Self {
+        Self {
+            task_id: &task.id,
+            state: task.state,
+            attempt: task.run.attempt,
+            agent_id: task.run.agent_id.as_ref(),
+            outcome: task.run.outcome,
+            cause: task.run.cause.as_deref(),
+            detail: None,
+        }
+    }
+}
+
+/// Appends an event of `kind` about `task`.
+pub(crate) fn tell(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    kind: &'static str,
+    task: &Task,
+    detail: Option<&Value>,
+) -> Result<()> {
+    events::append(
+        scope,
+        tx,
+        kind,
+        task.id.as_str(),
+        &Change {
+            detail,
+            ..Change::of(task)
+        },
+    )
+    .map(drop)
+}
+
+/// Ends `task` for good: report, event, and everything that waited for it.
+pub(crate) fn end(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    mut task: Task,
+    ending: &Ending,
+    account: Account,
+) -> Result<Task> {
+    finish(scope, tx, &mut task, ending, account)?;
+    settle_dependents(scope, tx, task.id.clone())?;
+    Ok(task)
+}
+
+fn finish(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    task: &mut Task,
+    ending: &Ending,
+    account: Account,
+) -> Result<()> {
+    let was = task.state;
+    task.end(scope, ending)?;
+    task.report = Some(Report::of(task, ending.outcome, scope.now(), account));
+    store::save_all(tx, task, was, scope.now())?;
+    let kind = match task.state {
+        State::Completed => "dev.baton.task.completed",
+        State::Failed => "dev.baton.task.failed",
+        _ => "dev.baton.task.cancelled",
+    };
+    tell(scope, tx, kind, task, None)
+}
+
+/// Gives `task` back to the queue for another attempt.
+pub(crate) fn requeue(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    mut task: Task,
+    message: Message,
+    problem: Value,
+) -> Result<Task> {
+    let was = task.state;
+    task.retry_later(scope, message, problem.clone())?;
+    store::save(tx, &task, was, scope.now())?;
+    tell(scope, tx, "dev.baton.task.requeued", &task, Some(&problem))?;
+    Ok(task)
+}
+
+/// Cancels `task` and, when `with_subtasks`, all of its subtasks that have not ended, and theirs.
+pub(crate) fn cancel(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    task: Task,
+    reason: Option<&str>,
+    with_subtasks: bool,
+) -> Result<Task> {
+    let ending = Ending {
+        message: Message::Cancel,
+        outcome: Reason::Cancelled,
+        cause: Some("cancelled".into()),
+    };
+    let mut cancelled = task;
+    cancelled.run.cancel_reason = reason.map(str::to_owned);
+    let cancelled = end(scope, tx, cancelled, &ending, Account::default())?;
+    let mut parents = if with_subtasks {
+        vec![cancelled.id.clone()]
+    } else {
+        Vec::new()
+    };
+    while let Some(parent) = parents.pop() {
+        for id in store::live_subtasks(tx, &parent)? {
+            let mut subtask = store::lock(tx, &id)?;
+            // Cancelling one subtask may have cancelled others that depended on it.
+            if !subtask.state.is_terminal() {
+                subtask.run.cancel_reason = reason.map(str::to_owned);
+                let ending = Ending {
+                    cause: Some("parent_cancelled".into()),
+                    ..ending.clone()
+                };
+                end(scope, tx, subtask, &ending, Account::default())?;
+            }
+            parents.push(id);
+        }
+    }
+    Ok(cancelled)
+}
+
+/// What stands in a blocked task's way.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Free,
+    Blocked,
+    /// This one ended otherwise than completed.
+    Failed(TaskId),
+}
+
+/// Looks at what `task` depends on.
+pub(crate) fn way(tx: &mut Tx<'_>, task: &Task) -> Result<Way> {
+    let mut way = Way::Free;
+    for (id, state) in store::dependencies(tx, &task.id)? {
+        match state {
+            State::Completed => {}
+            State::Failed | State::Cancelled => {
+                if task.spec.on_dependency_failure == OnDependencyFailure::Cancel {
+                    return Ok(Way::Failed(id));
+                }
+            }
+            _ => way = Way::Blocked,
+        }
+    }
+    Ok(way)
+}
+
+/// Releases or cancels the tasks that waited for `ended`, and those that waited for them.
+pub(crate) fn settle_dependents(scope: &Scope, tx: &mut Tx<'_>, ended: TaskId) -> Result<()> {
+    let mut ended = vec![ended];
+    while let Some(id) = ended.pop() {
+        for dependent in store::dependents(tx, &id)? {
+            let mut task = store::lock(tx, &dependent)?;
+            if settle(scope, tx, &mut task)? {
+                ended.push(dependent);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves a blocked task on if nothing stands in its way any more; says whether it ended.
+pub(crate) fn settle(scope: &Scope, tx: &mut Tx<'_>, task: &mut Task) -> Result<bool> {
+    match way(tx, task)? {
+        Way::Blocked => Ok(false),
+        Way::Free => {
+            let was = task.state;
+            task.state = was.after(Message::Unblock)?;
+            store::save(tx, task, was, scope.now())?;
+            tell(scope, tx, "dev.baton.task.unblocked", task, None)?;
+            Ok(false)
+        }
+        Way::Failed(dependency) => {
+            let ending = Ending {
+                message: Message::DependencyFailed,
+                outcome: Reason::Cancelled,
+                cause: Some("dependency_failed".into()),
+            };
+            task.note_problem(scope, format!("{dependency} did not complete").into());
+            finish(scope, tx, task, &ending, Account::default())?;
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! SQL of tasks.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Priority, State, Task};
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::id::{AgentId, TaskId, TenantId};
+use crate::page::Position;
+use crate::store::{Row, SystemTx, Tx, vals};
+
+macro_rules! columns {
+    () => {
+        "task_id, created_at, updated_at, state, priority, spec, run, result, report, fingerprint"
+    };
+}
+
+fn task(mut row: Row) -> Result<Task> {
+    let (state, priority): (String, i64) = (row.get(3)?, row.get(4)?);
+    Ok(Task {
+        id: row.get(0)?,
+        created_at: row.get(1)?,
+        updated_at: row.get(2)?,
+        state: State::from_name(&state).ok_or_else(|| Error::internal(format!("state {state}")))?,
+        priority: Priority::from_rank(priority)
+            .ok_or_else(|| Error::internal(format!("priority {priority}")))?,
+        spec: row.json(5)?,
+        run: row.json(6)?,
+        result: row.json_opt(7)?,
+        report: row.json_opt(8)?,
+        fingerprint: row.get(9)?,
+    })
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::internal)
+}
+
+fn json_opt(value: Option<&impl Serialize>) -> Result<Option<String>> {
+    value.map(json).transpose()
+}
+
+/// What a task asks of its executor, as the index of claimable tasks spells it.
+fn lane(task: &Task) -> String {
+    task.spec
+        .required_capabilities
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task) -> Result<()> {
+    let spec = &task.spec;
+    let task_type = serde_json::to_value(spec.task_type).map_err(Error::internal)?;
+    tx.execute(
+        "INSERT INTO tasks (tenant_id, task_id, created_at, updated_at, state, task_type, priority, project_id,
+             parent_task_id, assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run)
+         VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, 0, $12, $13, $14, $15)",
+        &vals![
+            tx.tenant(),
+            &task.id,
+            task.created_at,
+            task.state.name(),
+            task_type.as_str().unwrap_or_default(),
+            task.priority.rank(),
+            spec.project_id.as_deref(),
+            spec.parent_task_id.as_ref(),
+            spec.assigned_to.as_ref().map_or("", AgentId::as_str),
+            lane(task),
+            task.is_claimable(),
+            task.wake_at(),
+            &task.fingerprint,
+            json(spec)?,
+            json(&task.run)?,
+        ],
+    )?;
+    for dependency in &spec.depends_on {
+        tx.execute(
+            "INSERT INTO task_dependencies (tenant_id, task_id, depends_on) VALUES ($1, $2, $3)",
+            &vals![tx.tenant(), &task.id, dependency],
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) fn find(tx: &mut Tx<'_>, id: &TaskId) -> Result<Option<Task>> {
+    tx.query_opt(
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM tasks WHERE tenant_id = $1 AND task_id = $2"
+        ),
+        &vals![tx.tenant(), id],
+    )?
+    .map(task)
+    .transpose()
+}
+
+pub(crate) fn get(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task> {
+    find(tx, id)?.ok_or_else(|| unknown(id))
+}
+
+/// The task, for a change that [`save`] or [`save_all`] follows.
+pub(crate) fn lock(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task> {
+    get(tx, id)
+}
+
+pub(crate) fn unknown(id: &TaskId) -> Error {
+    Error::not_found("unknown_task", format!("there is no task {id}"))
+}
+
+/// Writes how it goes. `was` is the state that the decision was made on.
+pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: State, now: Time) -> Result<()> {
+    let rows = tx.execute(
+        "UPDATE tasks SET updated_at = $3, state = $4, claimable = $5, agent_id = $6, leased = $7, wake_at = $8,
+             run = $9
+         WHERE tenant_id = $1 AND task_id = $2 AND state = $10",
+        &vals![
+            tx.tenant(),
+            &task.id,
+            now,
+            task.state.name(),
+            task.is_claimable(),
+            task.run.agent_id.as_ref(),
+            task.run.lease.is_some(),
+            task.wake_at(),
+            json(&task.run)?,
+            was.name(),
+        ],
+    )?;
+    one(rows, &task.id)
+}
+
+/// Writes how it goes, what was asked for and what came of it.
+pub(crate) fn save_all(tx: &mut Tx<'_>, task: &Task, was: State, now: Time) -> Result<()> {
+    save(tx, task, was, now)?;
+    let rows = tx.execute(
+        "UPDATE tasks SET priority = $3, spec = $4, result = $5, report = $6, assigned_to = $7, capabilities = $8
+         WHERE tenant_id = $1 AND task_id = $2",
+        &vals![
+            tx.tenant(),
+            &task.id,
+            task.priority.rank(),
+            json(&task.spec)?,
+            json_opt(task.result.as_ref())?,
+            json_opt(task.report.as_ref())?,
+            task.spec.assigned_to.as_ref().map_or("", AgentId::as_str),
+            lane(task),
+        ],
+    )?;
+    one(rows, &task.id)
+}
+
+fn one(rows: u64, id: &TaskId) -> Result<()> {
+    if rows == 1 {
+        Ok(())
+    } else {
+        Err(Error::internal(format!("task {id} changed under its lock")))
+    }
+}
+
+/// The tasks that wait for `id` to end.
+pub(crate) fn dependents(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
+    let rows = tx.query(
+        "SELECT d.task_id FROM task_dependencies d
+         JOIN tasks t ON t.tenant_id = d.tenant_id AND t.task_id = d.task_id
+         WHERE d.tenant_id = $1 AND d.depends_on = $2 AND t.state = 'blocked' ORDER BY d.task_id",
+        &vals![tx.tenant(), id],
+    )?;
+    rows.into_iter().map(|mut row| row.get(0)).collect()
+}
+
+/// What `id` depends on, with the state of each.
+pub(crate) fn dependencies(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(TaskId, State)>> {
+    let rows = tx.query(
+        "SELECT d.depends_on, t.state FROM task_dependencies d
+         JOIN tasks t ON t.tenant_id = d.tenant_id AND t.task_id = d.depends_on
+         WHERE d.tenant_id = $1 AND d.task_id = $2 ORDER BY d.depends_on",
+        &vals![tx.tenant(), id],
+    )?;
+    rows.into_iter().map(id_and_state).collect()
+}
+
+fn id_and_state(mut row: Row) -> Result<(TaskId, State)> {
+    let state: String = row.get(1)?;
+    Ok((
+        row.get(0)?,
+        State::from_name(&state).ok_or_else(|| Error::internal(format!("state {state}")))?,
+    ))
+}
+
+/// At most `limit` subtasks of `id`, oldest first, with the state and the result of each.
+pub(crate) fn subtasks(
+    tx: &mut Tx<'_>,
+    id: &TaskId,
+    limit: u32,
+) -> Result<Vec<(TaskId, State, Option<Value>)>> {
+    let rows = tx.query(
+        "SELECT task_id, state, result FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2
+         ORDER BY created_at, task_id LIMIT $3",
+        &vals![tx.tenant(), id, limit],
+    )?;
+    rows.into_iter()
+        .map(|mut row| {
+            let result = row.json_opt(2)?;
+            let (id, state) = id_and_state(row)?;
+            Ok((id, state, result))
+        })
+        .collect()
+}
+
+/// How many subtasks of `id` are in which state.
+pub(crate) fn subtask_states(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(State, i64)>> {
+    let rows = tx.query(
+        "SELECT count(*), state FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2 GROUP BY state ORDER BY state",
+        &vals![tx.tenant(), id],
+    )?;
+    rows.into_iter()
+        .map(|mut row| {
+            let state: String = row.get(1)?;
+            Ok((
+                State::from_name(&state)
+                    .ok_or_else(|| Error::internal(format!("state {state}")))?,
+                row.get(0)?,
+            ))
+        })
+        .collect()
+}
+
+/// Subtasks of `id` that have not ended.
+pub(crate) fn live_subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
+    let rows = tx.query(
+        "SELECT task_id FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2
+             AND state NOT IN ('completed', 'failed', 'cancelled') ORDER BY created_at, task_id",
+        &vals![tx.tenant(), id],
+    )?;
+    rows.into_iter().map(|mut row| row.get(0)).collect()
+}
+
+/// How many tasks `agent` holds.
+pub(crate) fn held(tx: &mut Tx<'_>, agent: &AgentId) -> Result<i64> {
+    let row = tx.query_opt(
+        "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1",
+        &vals![tx.tenant(), agent],
+    )?;
+    row.map_or(Ok(0), |mut row| row.get(0))
+}
+
+/// The lanes with claimable tasks for `assigned_to` (empty: for anybody). Each lane costs one look into the index,
+/// however many tasks wait in it.
+pub(crate) fn lanes(tx: &mut Tx<'_>, assigned_to: &str) -> Result<Vec<String>> {
+    let rows = tx.query(
+        "WITH RECURSIVE lane (capabilities) AS (
+             SELECT min(capabilities) FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2
+             UNION ALL
+             SELECT (SELECT min(t.capabilities) FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
+                         AND t.assigned_to = $2 AND t.capabilities > lane.capabilities)
+             FROM lane WHERE lane.capabilities IS NOT NULL)
+         SELECT capabilities FROM lane WHERE capabilities IS NOT NULL",
+        &vals![tx.tenant(), assigned_to],
+    )?;
+    rows.into_iter().map(|mut row| row.get(0)).collect()
+}
+
+/// The best `limit` tasks of a lane, as what they are sorted by.
+pub(crate) fn lane_heads(
+    tx: &mut Tx<'_>,
+    assigned_to: &str,
+    lane: &str,
+    limit: u32,
+) -> Result<Vec<(i64, Time, TaskId)>> {
+    let rows = tx.query(
+        "SELECT priority, created_at, task_id FROM tasks
+         WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2 AND capabilities = $3
+         ORDER BY priority, created_at, task_id LIMIT $4",
+        &vals![tx.tenant(), assigned_to, lane, limit],
+    )?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
+
+/// What a list is narrowed down to.
+#[derive(Debug, Default)]
+pub(crate) struct Filter<'a> {
+    pub state: Option<State>,
+    pub task_type: Option<&'a str>,
+    pub priority: Option<Priority>,
+    pub agent_id: Option<&'a AgentId>,
+    pub project_id: Option<&'a str>,
+    pub parent: Option<&'a TaskId>,
+}
+
+/// At most `limit` tasks, newest first, behind `position`.
+pub(crate) fn list(
+    tx: &mut Tx<'_>,
+    filter: &Filter<'_>,
+    position: Option<&Position>,
+    limit: u32,
+) -> Result<Vec<Task>> {
+    let (key, id) = position.map_or((i64::MAX, ""), |position| {
+        (position.key, position.id.as_str())
+    });
+    tx.query(
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM tasks WHERE tenant_id = $1 AND (created_at < $2 OR (created_at = $2 AND task_id < $3))
+                 AND (state = $4 OR $4 IS NULL) AND (task_type = $5 OR $5 IS NULL)
+                 AND (priority = $6 OR $6 IS NULL) AND (agent_id = $7 OR $7 IS NULL)
+                 AND (project_id = $8 OR $8 IS NULL) AND (parent_task_id = $9 OR $9 IS NULL)
+             ORDER BY created_at DESC, task_id DESC LIMIT $10"
+        ),
+        &vals![
+            tx.tenant(),
+            key,
+            id,
+            filter.state.map(State::name),
+            filter.task_type,
+            filter.priority.map(Priority::rank),
+            filter.agent_id,
+            filter.project_id,
+            filter.parent,
+            limit,
+        ],
+    )?
+    .into_iter()
+    .map(task)
+    .collect()
+}
+
+/// At most `limit` ids of tasks that begin with `prefix`, in their order.
+pub(crate) fn ids_with_prefix(tx: &mut Tx<'_>, prefix: &str, limit: u32) -> Result<Vec<String>> {
+    // Ids are ASCII, so `~` sorts behind everything that may follow the prefix.
+    let rows = tx.query(
+        "SELECT task_id FROM tasks WHERE tenant_id = $1 AND task_id >= $2 AND task_id < $3 ORDER BY task_id LIMIT $4",
+        &vals![tx.tenant(), prefix, format!("{prefix}~"), limit],
+    )?;
+    rows.into_iter().map(|mut row| row.get(0)).collect()
+}
+
+/// Tasks of any tenant that time has something to say to, the most overdue first.
+pub(crate) fn due(tx: &mut SystemTx<'_>, now: Time, limit: u32) -> Result<Vec<(TenantId, TaskId)>> {
+    let rows = tx.query(
+        "SELECT tenant_id, task_id FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2",
+        &vals![now, limit],
+    )?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
+/// How many tasks of each tenant are in which state, and how many are leased.
+pub(crate) fn counts(tx: &mut SystemTx<'_>) -> Result<Vec<(TenantId, String, i64, i64)>> {
+    let rows = tx.query(
+        "SELECT tenant_id, state, count(*), CAST(sum(leased) AS BIGINT) FROM tasks
+         GROUP BY tenant_id, state ORDER BY tenant_id, state",
+        &vals![],
+    )?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .collect()
+}

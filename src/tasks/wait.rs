@@ -1,0 +1,167 @@
+//! `task_wait` and `task_run`: an orchestrator waits for outcomes without asking again and again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::dispatch::{Dispatch, dispatch};
+use super::store;
+use super::view::Outcome;
+use crate::ctx::{Ctx, Progress};
+use crate::error::Result;
+use crate::id::TaskId;
+
+/// How much of what is waited for is enough.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    #[default]
+    Any,
+    All,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Wait {
+    /// The tasks
+    #[schemars(length(min = 1, max = 100))]
+    pub task_ids: BTreeSet<TaskId>,
+    /// Return when any, or all, of them have ended or need an answer
+    #[serde(default)]
+    pub until: Until,
+    /// How long to wait at most
+    #[serde(default = "thirty")]
+    #[schemars(range(min = 0, max = 50))]
+    pub wait_seconds: u32,
+}
+
+const fn thirty() -> u32 {
+    30
+}
+
+/// What is known of the tasks that were waited for.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Waited {
+    /// True when what was waited for has come; false when the time ran out: call again
+    pub done: bool,
+    /// The tasks
+    pub tasks: Vec<Outcome>,
+}
+
+pub(crate) async fn wait(ctx: Ctx, input: Wait) -> Result<Waited> {
+    let deadline = ctx.clock().steady() + Duration::from_secs(input.wait_seconds.into());
+    let mut wake = ctx.wake();
+    let mut told = -1.0;
+    loop {
+        let tasks = ctx.read(|_, tx| {
+            input
+                .task_ids
+                .iter()
+                .map(|id| store::get(tx, id).map(Outcome::of))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let done = match input.until {
+            Until::Any => tasks.iter().any(Outcome::is_settled),
+            Until::All => tasks.iter().all(Outcome::is_settled),
+        };
+        tell(&ctx, &tasks, &mut told);
+        if done || ctx.clock().steady() >= deadline {
+            return Ok(Waited { done, tasks });
+        }
+        tokio::select! {
+            () = wake.changed() => {}
+            () = ctx.clock().sleep_until(deadline) => {}
+        }
+    }
+}
+
+/// Tells how far the tasks have come, if that is farther than was told.
+fn tell(ctx: &Ctx, tasks: &[Outcome], told: &mut f64) {
+    if !ctx.wants_progress() {
+        return;
+    }
+    let percent = |task: &Outcome| {
+        if task.state.is_terminal() {
+            100.0
+        } else {
+            task.progress.unwrap_or(0.0)
+        }
+    };
+    #[expect(clippy::cast_precision_loss, reason = "at most 100 tasks")]
+    let mean = tasks.iter().map(percent).sum::<f64>() / tasks.len().max(1) as f64;
+    if mean > *told {
+        *told = mean;
+        let ended = tasks.iter().filter(|task| task.state.is_terminal()).count();
+        let step = tasks
+            .iter()
+            .filter(|task| !task.state.is_terminal())
+            .find_map(|task| task.current_step.clone());
+        let message = match (tasks, step) {
+            ([task], None) => task.state.name().to_owned(),
+            ([_], Some(step)) => step,
+            (_, None) => format!("{ended} of {} ended", tasks.len()),
+            (_, Some(step)) => format!("{ended} of {} ended; {step}", tasks.len()),
+        };
+        ctx.report_progress(Progress {
+            progress: mean,
+            total: Some(100.0),
+            message: Some(message),
+        });
+    }
+}
+
+/// What to have done.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct RunTask {
+    #[serde(flatten)]
+    pub dispatch: Dispatch,
+    /// How long to wait for the outcome at most
+    #[serde(default = "fifty")]
+    #[schemars(range(min = 0, max = 50))]
+    pub wait_seconds: u32,
+}
+
+const fn fifty() -> u32 {
+    50
+}
+
+/// What came of it, as far as it is known.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Ran {
+    /// True when it has ended or needs an answer; false when the time ran out: go on with `task_wait`
+    pub done: bool,
+    #[serde(flatten)]
+    pub task: Outcome,
+}
+
+pub(crate) async fn run(ctx: Ctx, input: RunTask) -> Result<Ran> {
+    let RunTask {
+        dispatch: request,
+        wait_seconds,
+    } = input;
+    let task_id = ctx
+        .write(move |scope, tx| dispatch(scope, tx, &request))
+        .await?
+        .task_id;
+    let task_ids = BTreeSet::from([task_id.clone()]);
+    let waited = wait(
+        ctx,
+        Wait {
+            task_ids,
+            until: Until::All,
+            wait_seconds,
+        },
+    )
+    .await?;
+    let task = waited
+        .tasks
+        .into_iter()
+        .next()
+        .ok_or_else(|| store::unknown(&task_id))?;
+    Ok(Ran {
+        done: waited.done,
+        task,
+    })
+}

@@ -1,0 +1,5 @@
+//! Stories through the real server: one binary, one file per feature.
+
+mod support;
+
+mod tasks;

@@ -1,0 +1,162 @@
+//! A server of the test's own: temporary data, a clock that the test moves, seeded randomness.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton::app::App;
+use baton::clock::{Clock, Time};
+use baton::config::{Config, Settings};
+use baton::error::Error;
+use baton::random::Random;
+use baton::tasks::reap;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// 2026-11-21T00:00:00Z.
+pub const START: Time = Time::from_micros(1_795_219_200_000_000);
+
+/// An in-process server.
+#[derive(Clone)]
+pub struct Server {
+    pub app: App,
+    pub clock: Clock,
+    folder: Arc<TempDir>,
+}
+
+/// Settings for a folder, otherwise the defaults.
+pub fn config(data: &std::path::Path) -> Config {
+    let settings = Settings {
+        data: Some(data.to_owned()),
+        ..Settings::default()
+    };
+    settings
+        .complete(Settings::default())
+        .expect("the defaults are right")
+}
+
+impl Server {
+    /// On an empty folder, with a manual clock.
+    pub fn start() -> Self {
+        Self::on(
+            Arc::new(tempfile::tempdir().expect("a temporary folder")),
+            Clock::manual(START),
+        )
+    }
+
+    /// On a folder that may have data, with the given clock.
+    pub fn on(folder: Arc<TempDir>, clock: Clock) -> Self {
+        let app =
+            App::open(config(folder.path()), clock.clone(), Random::seeded(7)).expect("opens");
+        Self { app, clock, folder }
+    }
+
+    /// The same folder, opened anew after this server has stopped.
+    pub async fn restart(self) -> Self {
+        self.app.stop().await;
+        Self::on(self.folder.clone(), self.clock)
+    }
+
+    /// Where the data lies.
+    pub fn data(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Calls an operation for `tenant`.
+    pub async fn try_call_as(&self, tenant: &str, op: &str, input: Value) -> Result<Value, Error> {
+        let ctx = self
+            .app
+            .system
+            .ctx(tenant.parse().expect("a tenant"), "test");
+        let Value::Object(input) = input else {
+            panic!("an input is an object")
+        };
+        self.app.catalog.call(ctx, op, input).await
+    }
+
+    /// Calls an operation for the default tenant.
+    pub async fn try_call(&self, op: &str, input: Value) -> Result<Value, Error> {
+        self.try_call_as("default", op, input).await
+    }
+
+    /// Calls an operation that must succeed.
+    pub async fn call(&self, op: &str, input: Value) -> Value {
+        self.try_call(op, input.clone())
+            .await
+            .unwrap_or_else(|error| panic!("{op} {input}: {error:?}"))
+    }
+
+    /// Lets time pass, and the reaper act on it.
+    pub async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.settle().await;
+    }
+
+    /// Runs the workers until there is nothing for them to do.
+    pub async fn settle(&self) {
+        while reap::tick(&self.app.system)
+            .await
+            .expect("the reaper works")
+            > 0
+        {}
+    }
+
+    /// Dispatches a task and returns its id.
+    pub async fn dispatch(&self, input: Value) -> String {
+        self.call("task_dispatch", input).await["task_id"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
+    }
+
+    /// Claims the best task as `agent`.
+    pub async fn claim(&self, agent: &str, capabilities: &[&str]) -> Option<Held> {
+        let input = json!({"agent_id": agent, "capabilities": capabilities});
+        let task = self.call("task_claim", input).await["tasks"]
+            .get(0)
+            .cloned()?;
+        Some(Held {
+            task_id: task["task_id"].as_str().expect("an id").to_owned(),
+            agent_id: agent.to_owned(),
+            lease_token: task["lease"]["token"].as_str().expect("a token").to_owned(),
+            task,
+        })
+    }
+
+    /// The task's state.
+    pub async fn state(&self, task_id: &str) -> String {
+        self.call("task_get", json!({"task_id": task_id})).await["state"]
+            .as_str()
+            .expect("a state")
+            .to_owned()
+    }
+}
+
+/// A claimed task.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub task_id: String,
+    pub agent_id: String,
+    pub lease_token: String,
+    pub task: Value,
+}
+
+impl Held {
+    /// `fields` with what every call of an executor names.
+    pub fn with(&self, fields: Value) -> Value {
+        let mut input = json!({"task_id": self.task_id, "agent_id": self.agent_id, "lease_token": self.lease_token});
+        for (name, value) in fields.as_object().expect("an object") {
+            input[name] = value.clone();
+        }
+        input
+    }
+
+    /// A notification of type `kind`.
+    pub fn notification(&self, kind: &str, data: Value) -> Value {
+        self.with(json!({"notification_type": kind, "data": data}))
+    }
+
+    /// An end for `reason`.
+    pub fn end(&self, reason: &str) -> Value {
+        self.with(json!({"reason": reason}))
+    }
+}
