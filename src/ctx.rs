@@ -36,6 +36,11 @@ impl System {
         &self.clock
     }
 
+    /// Randomness.
+    pub fn random(&self) -> &Random {
+        &self.random
+    }
+
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store

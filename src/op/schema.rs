@@ -154,11 +154,11 @@ fn bounds(value: &Value, path: &mut String, depth: usize, findings: &mut Vec<Fin
         findings.push(Finding {
             path: path.clone(),
             message,
-        })
+        });
     };
     match value {
         Value::String(text) if text.contains('\0') => {
-            find("text must not hold NUL (U+0000)".into())
+            find("text must not hold NUL (U+0000)".into());
         }
         Value::Array(_) | Value::Object(_) if depth >= DEPTH => {
             find(format!("nested deeper than {DEPTH} levels"));

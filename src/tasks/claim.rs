@@ -17,7 +17,7 @@ use crate::store::Tx;
 
 /// What an executor offers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Claim {
+pub(super) struct Claim {
     /// Who you are; keep it from call to call
     pub agent_id: AgentId,
     /// What you can do; tasks that need more are left for others
@@ -56,7 +56,7 @@ pub(super) const fn sixty() -> u32 {
 
 /// The right to speak for a task.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct LeaseView {
+pub(super) struct LeaseView {
     /// Name it in every call about this task
     pub token: LeaseToken,
     /// Send a heartbeat before
@@ -65,7 +65,7 @@ pub struct LeaseView {
 
 /// A task that is now the caller's to do.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ClaimedTask {
+pub(super) struct ClaimedTask {
     /// The task
     pub task_id: TaskId,
     /// Its title
@@ -104,7 +104,7 @@ pub struct ClaimedTask {
 
 /// What an executor got.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Claimed {
+pub(super) struct Claimed {
     /// The tasks; none when there was nothing to do
     pub tasks: Vec<ClaimedTask>,
     /// How many tasks you hold now

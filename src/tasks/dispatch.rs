@@ -19,7 +19,7 @@ use crate::store::Tx;
 
 /// What an orchestrator asks for.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Dispatch {
+pub(super) struct Dispatch {
     /// What is to be done, in words that an executor understands without asking
     #[schemars(length(min = 1, max = 100_000))]
     pub description: String,
@@ -73,7 +73,7 @@ pub struct Dispatch {
 
 /// What became of a dispatch.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Dispatched {
+pub(super) struct Dispatched {
     /// The task
     pub task_id: TaskId,
     /// Where it stands

@@ -17,7 +17,7 @@ use crate::store::{Sequence, Tx};
 
 /// A lease that an executor holds.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct HeldLease {
+pub(super) struct HeldLease {
     /// The task
     pub task_id: TaskId,
     /// The token from `task_claim`
@@ -26,7 +26,7 @@ pub struct HeldLease {
 
 /// A sign of life.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Heartbeat {
+pub(super) struct Heartbeat {
     /// Who you are
     pub agent_id: AgentId,
     /// The leases that you hold
@@ -40,7 +40,7 @@ pub struct Heartbeat {
 
 /// What an executor must know about a task that it works on.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct HeartbeatLease {
+pub(super) struct HeartbeatLease {
     /// The task
     pub task_id: TaskId,
     /// False when it is not yours any more: drop the work on it
@@ -63,7 +63,7 @@ pub struct HeartbeatLease {
 
 /// What the orchestrator has changed or wants since the task was claimed.
 #[derive(Debug, Default, Serialize, JsonSchema)]
-pub struct News {
+pub(super) struct News {
     /// When the attempt runs out of time; absent while a question is open
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<Time>,
@@ -104,7 +104,7 @@ impl News {
 
 /// What came of a sign of life.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct HeartbeatAnswer {
+pub(super) struct HeartbeatAnswer {
     /// One for each lease of the call, in its order
     pub leases: Vec<HeartbeatLease>,
 }
@@ -208,7 +208,7 @@ impl NotificationType {
 
 /// A notification of an executor.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Notify {
+pub(super) struct Notify {
     /// The task
     pub task_id: TaskId,
     /// Who you are
@@ -217,10 +217,10 @@ pub struct Notify {
     pub lease_token: LeaseToken,
     /// What kind it is
     notification_type: NotificationType,
-    /// What it says. started: estimated_duration, complexity, required_resources. progress: progress (0-100),
-    /// current_step, intermediate_results, challenges, opportunities. completed: result, quality_score (0-1),
-    /// performance_metrics, recommendations, related_tasks, next_steps, lessons_learned. failed: error, root_cause,
-    /// partial_results, recovery_recommendations, retryable, suggested_modifications. escalated: reason, severity,
+    /// What it says. started: `estimated_duration`, complexity, `required_resources`. progress: progress (0-100),
+    /// `current_step`, `intermediate_results`, challenges, opportunities. completed: result, `quality_score` (0-1),
+    /// `performance_metrics`, recommendations, `related_tasks`, `next_steps`, `lessons_learned`. failed: error, `root_cause`,
+    /// `partial_results`, `recovery_recommendations`, retryable, `suggested_modifications`. escalated: reason, severity,
     /// question, options
     #[serde(default)]
     pub data: Map<String, Value>,
@@ -237,7 +237,7 @@ pub struct Notify {
 
 /// What came of a notification.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Notified {
+pub(super) struct Notified {
     /// The task
     pub task_id: TaskId,
     /// Where it stands now

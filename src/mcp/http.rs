@@ -1,0 +1,271 @@
+//! MCP over HTTP: Streamable HTTP of both eras on `/mcp`, HTTP+SSE on `/sse` and `/messages`, each also below
+//! `/t/{tenant}`. What comes in is checked here before rmcp sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use dashmap::DashMap;
+use futures::StreamExt;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::early::commit_early;
+use super::server::{Edge, NAMED, Named, Shared};
+use super::sse::SseServer;
+use crate::app::App;
+use crate::ctx::choose_tenant;
+use crate::error::Result;
+use crate::id::TenantId;
+
+/// The longest message.
+pub(super) const LONGEST_MESSAGE: usize = 1 << 20;
+/// Legacy sessions at a time.
+const SESSIONS: usize = 4_096;
+/// How long a legacy session may be idle. rmcp counts neither an open stream nor a running call as activity.
+const SESSION_IDLE: Duration = Duration::from_hours(1);
+/// How long calls in flight may go on when the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the routes share.
+#[derive(Clone)]
+struct Door {
+    shared: Arc<Shared>,
+    manager: Arc<LocalSessionManager>,
+    /// The tenant that each legacy session was begun for.
+    owners: Arc<DashMap<String, Option<TenantId>>>,
+}
+
+/// All routes of MCP, to be mounted behind the guard of `http`.
+pub fn router(app: &App) -> Router {
+    let shared = super::shared(app);
+    let kill = CancellationToken::new();
+    let (stopping, killer) = (app.stopping().clone(), kill.clone());
+    shared.pumps.spawn(async move {
+        stopping.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+        killer.cancel();
+    });
+    let door = Door {
+        shared: shared.clone(),
+        manager: Arc::new(manager()),
+        owners: Arc::default(),
+    };
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(true)
+        .with_json_response(true)
+        .with_max_request_body_bytes(LONGEST_MESSAGE)
+        .with_cancellation_token(kill.clone())
+        // The guard before these routes checks hosts and origins for everything that is served.
+        .disable_allowed_hosts();
+    let factory = shared.clone();
+    let service = StreamableHttpService::new(
+        move || {
+            Ok(Edge::new(
+                &factory,
+                NAMED.try_with(Clone::clone).ok().flatten(),
+            ))
+        },
+        door.manager.clone(),
+        config,
+    );
+    let sse = SseServer::new(shared, kill);
+    let streamable = Router::new()
+        .route_service("/mcp", service.clone())
+        .route_service("/t/{tenant}/mcp", service)
+        .layer(from_fn(commit_early))
+        .layer(from_fn_with_state(door.clone(), check_session))
+        .layer(from_fn(check_body));
+    let sse = Router::new()
+        .route("/sse", get(super::sse::open))
+        .route("/t/{tenant}/sse", get(super::sse::open))
+        .route("/messages", post(super::sse::message))
+        .route("/t/{tenant}/messages", post(super::sse::message))
+        .with_state(sse);
+    streamable
+        .merge(sse)
+        .layer(from_fn_with_state(door, name_tenant))
+}
+
+fn manager() -> LocalSessionManager {
+    let mut manager = LocalSessionManager::default();
+    manager.session_config.keep_alive = Some(SESSION_IDLE);
+    manager
+}
+
+/// Finds the tenant that path, header or process name, and binds the request to it.
+async fn name_tenant(
+    State(door): State<Door>,
+    path: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let from_path = path
+        .iter()
+        .find(|(name, _)| *name == "tenant")
+        .map(|(_, value)| value);
+    let named = match named(
+        door.shared.app.config.tenant.as_ref(),
+        from_path,
+        request.headers(),
+    ) {
+        Ok(named) => named,
+        Err(error) => {
+            let data = Some(json!({"error": error.body()}));
+            return refuse(StatusCode::BAD_REQUEST, -32602, error.message(), data);
+        }
+    };
+    request.extensions_mut().insert(Named(named.clone()));
+    NAMED.scope(named, next.run(request)).await
+}
+
+fn named(
+    bound: Option<&TenantId>,
+    path: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Option<TenantId>> {
+    let header = headers
+        .get("x-tenant-id")
+        .map(|value| value.to_str().unwrap_or(""));
+    if bound.is_none() && path.is_none() && header.is_none() {
+        return Ok(None);
+    }
+    choose_tenant(
+        bound,
+        &[("the path", path), ("the header X-Tenant-ID", header)],
+    )
+    .map(Some)
+}
+
+/// Answers what is no JSON-RPC message itself: rmcp would answer plain text.
+async fn check_body(request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, LONGEST_MESSAGE).await else {
+        let message = format!("a message may have {LONGEST_MESSAGE} bytes at most");
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, -32600, &message, None);
+    };
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
+        let limit = if error.to_string().contains("recursion") {
+            " (128 levels at most)"
+        } else {
+            ""
+        };
+        let message = format!("the body is not JSON: {error}{limit}");
+        return refuse(StatusCode::BAD_REQUEST, -32700, &message, None);
+    }
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Some(b'[') => {
+            let message = "batches are not taken over HTTP; send one message a request";
+            refuse(StatusCode::BAD_REQUEST, -32600, message, None)
+        }
+        _ => refuse(
+            StatusCode::BAD_REQUEST,
+            -32600,
+            "a message is a JSON object",
+            None,
+        ),
+    }
+}
+
+/// A JSON-RPC error that belongs to no request.
+pub(super) fn refuse(
+    status: StatusCode,
+    code: i32,
+    message: &str,
+    data: Option<Value>,
+) -> Response {
+    let mut error = json!({"code": code, "message": message});
+    if let Some(data) = data {
+        error["data"] = data;
+    }
+    let body = json!({"jsonrpc": "2.0", "id": null, "error": error}).to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Binds legacy sessions to the tenant that they were begun for: rmcp lets whoever knows the id in. A foreign session is
+/// an unknown one.
+async fn check_session(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let named = request
+        .extensions()
+        .get::<Named>()
+        .and_then(|named| named.0.clone());
+    let id = request
+        .headers()
+        .get("mcp-session-id")
+        .and_then(|id| id.to_str().ok())
+        .map(str::to_owned);
+    let is_get = request.method() == Method::GET;
+    if let Some(id) = &id {
+        let is_owner = door.owners.get(id).is_some_and(|owner| *owner == named);
+        if !is_owner {
+            return refuse(
+                StatusCode::NOT_FOUND,
+                -32600,
+                "there is no such session; initialize a new one",
+                None,
+            );
+        }
+        if request.method() == Method::DELETE {
+            door.owners.remove(id);
+        }
+    } else if is_initialize(&request) && !door.has_room().await {
+        let message =
+            format!("{SESSIONS} sessions are open; end one, or speak 2026-07-28, which needs none");
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, -32603, &message, None);
+    }
+    let response = next.run(request).await;
+    if id.is_none()
+        && let Some(new) = response
+            .headers()
+            .get("mcp-session-id")
+            .and_then(|id| id.to_str().ok())
+    {
+        door.owners.insert(new.to_owned(), named);
+    }
+    if is_get {
+        until_stopped(response, door.shared.app.stopping().clone())
+    } else {
+        response
+    }
+}
+
+/// Modern requests name their method in a header; a request without one may begin a session.
+fn is_initialize(request: &Request) -> bool {
+    request.method() == Method::POST && !request.headers().contains_key("mcp-method")
+}
+
+impl Door {
+    /// Whether another session may begin. Sessions that rmcp has given up are forgotten here first.
+    async fn has_room(&self) -> bool {
+        if self.owners.len() >= SESSIONS {
+            let live = self.manager.sessions.read().await;
+            self.owners.retain(|id, _| live.contains_key(id.as_str()));
+        }
+        self.owners.len() < SESSIONS
+    }
+}
+
+/// A session's event stream has no end of its own, which would hold up the end of the server.
+fn until_stopped(response: Response, stopping: CancellationToken) -> Response {
+    let (parts, body) = response.into_parts();
+    let body = body
+        .into_data_stream()
+        .take_until(stopping.cancelled_owned());
+    Response::from_parts(
+        parts,
+        Body::from_stream(body.map(|chunk| chunk)),
+    )
+}

@@ -1,0 +1,377 @@
+//! The handler: every MCP method, for every transport. It finds out for whom a request is and hands it on.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use futures::FutureExt;
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest,
+    CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation,
+    InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+};
+use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
+use rmcp::{ErrorData, RoleServer, ServerHandler};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::{content, listen, protocol_error, tools};
+use crate::app::App;
+use crate::ctx::{Ctx, choose_tenant};
+use crate::error::Result;
+use crate::id::TenantId;
+
+/// Where a request's `_meta` names its tenant.
+pub(super) const TENANT_META: &str = "dev.baton/tenant";
+/// URIs that one legacy session may subscribe to.
+const SUBSCRIPTIONS: usize = 1_000;
+
+/// What the handlers of one process share.
+pub(super) struct Shared {
+    pub(super) app: App,
+    pub(super) tools: Vec<Tool>,
+    pub(super) info: ServerConfig,
+    pub(super) pumps: TaskTracker,
+}
+
+impl Shared {
+    pub(super) fn new(app: App) -> Self {
+        let tools = tools::project(&app.catalog);
+        Self {
+            tools,
+            info: info(),
+            app,
+            pumps: TaskTracker::new(),
+        }
+    }
+}
+
+fn info() -> ServerConfig {
+    let capabilities = ServerCapabilities::builder()
+        .enable_tools()
+        .enable_prompts()
+        .enable_resources()
+        .enable_resources_subscribe()
+        .enable_completions()
+        .build();
+    let mut implementation = Implementation::new("baton", env!("CARGO_PKG_VERSION"));
+    implementation.title = Some("Baton".into());
+    implementation.description =
+        Some("Hands work from an orchestrator to executors and never loses track of it".into());
+    ServerConfig::new(capabilities)
+        .with_server_info(implementation)
+        .with_instructions(include_str!("../../resources/instructions.md").trim_end())
+}
+
+tokio::task_local! {
+    /// The tenant that path, header or process name for the HTTP request at hand. rmcp makes handlers inside the
+    /// request's own task, so they can be born bound to it.
+    pub(super) static NAMED: Option<TenantId>;
+}
+
+/// The tenant that the HTTP request at hand names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named(pub(super) Option<TenantId>);
+
+/// One legacy session, or one modern request, or one pipe. Dropped when it ends.
+pub(super) struct Session {
+    pub(super) ended: CancellationToken,
+    pub(super) subscribed: Mutex<HashSet<String>>,
+    /// The tenant of the one who sent `initialize`.
+    tenant: OnceLock<TenantId>,
+    _guard: DropGuard,
+}
+
+/// The one handler type.
+#[derive(Clone)]
+pub(super) struct Edge {
+    pub(super) shared: Arc<Shared>,
+    bound: Option<TenantId>,
+    session: Arc<Session>,
+}
+
+impl Edge {
+    /// A handler whose callers are bound to `bound`, if it says so.
+    pub(super) fn new(shared: &Arc<Shared>, bound: Option<TenantId>) -> Self {
+        let ended = CancellationToken::new();
+        Self {
+            shared: shared.clone(),
+            bound,
+            session: Arc::new(Session {
+                subscribed: Mutex::default(),
+                tenant: OnceLock::new(),
+                _guard: ended.clone().drop_guard(),
+                ended,
+            }),
+        }
+    }
+
+    /// The context of a request: its tenant is what path, header or process say, else what its `_meta` says.
+    pub(super) fn ctx(&self, cx: &RequestContext<RoleServer>) -> Result<Ctx> {
+        let named = cx
+            .extensions
+            .get::<http::request::Parts>()
+            .and_then(|parts| parts.extensions.get::<Named>());
+        let bound = named
+            .and_then(|named| named.0.as_ref())
+            .or(self.bound.as_ref());
+        let meta = cx
+            .meta
+            .get(TENANT_META)
+            .map(|value| value.as_str().unwrap_or(""));
+        let tenant = choose_tenant(bound, &[("_meta[\"dev.baton/tenant\"]", meta)])?;
+        Ok(self.shared.app.system.ctx(tenant, &actor(cx)))
+    }
+
+    /// Runs a method. rmcp never answers a request whose handler panicked, so panics become answers here.
+    async fn run<T>(
+        &self,
+        cx: &RequestContext<RoleServer>,
+        method: impl AsyncFnOnce(Ctx) -> std::result::Result<T, ErrorData>,
+    ) -> std::result::Result<T, ErrorData> {
+        let ctx = self.ctx(cx).map_err(|error| protocol_error(&error))?;
+        let outcome = AssertUnwindSafe(method(ctx)).catch_unwind().await;
+        outcome.unwrap_or_else(|_| {
+            tracing::error!("a method panicked");
+            Err(ErrorData::internal_error("internal error", None))
+        })
+    }
+}
+
+/// Who calls, as the log shows it: what the client calls itself.
+fn actor(cx: &RequestContext<RoleServer>) -> String {
+    let name = cx
+        .client_info()
+        .map(|client| client.name)
+        .unwrap_or_default();
+    let name: String = name
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(64)
+        .collect();
+    if name.is_empty() {
+        "mcp".into()
+    } else {
+        format!("mcp:{name}")
+    }
+}
+
+/// Whether the request is of the era before 2026-07-28.
+pub(super) fn is_legacy(cx: &RequestContext<RoleServer>) -> bool {
+    cx.protocol_version()
+        .is_none_or(|version| version.has_initialize())
+}
+
+impl ServerHandler for Edge {
+    fn get_info(&self) -> ServerConfig {
+        self.shared.info.clone()
+    }
+
+    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
+        Cow::Borrowed(ProtocolVersion::KNOWN_VERSIONS)
+    }
+
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<InitializeResult, ErrorData> {
+        cx.peer.set_peer_info(request.clone());
+        let result = self.negotiate_initialize(&request)?;
+        let ctx = self.ctx(&cx).map_err(|error| protocol_error(&error))?;
+        if self.session.tenant.set(ctx.tenant().clone()).is_ok() {
+            listen::pump(&self.shared, &ctx, &self.session, cx.peer);
+        }
+        Ok(result)
+    }
+
+    async fn on_initialized(&self, _: NotificationContext<RoleServer>) {}
+
+    async fn list_tools(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<ListToolsResult, ErrorData> {
+        self.run(&cx, async |_| {
+            content::no_cursor(request)?;
+            Ok(ListToolsResult::with_all_items(self.shared.tools.clone()))
+        })
+        .await
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.shared
+            .tools
+            .iter()
+            .find(|tool| tool.name == name)
+            .cloned()
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<CallToolResponse, ErrorData> {
+        self.run(&cx, async |ctx| {
+            tools::call(&self.shared.app.catalog, ctx, request, &cx).await
+        })
+        .await
+    }
+
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<ListResourcesResult, ErrorData> {
+        self.run(&cx, async |ctx| {
+            content::list_resources(&self.shared.app.catalog, &ctx, request)
+        })
+        .await
+    }
+
+    async fn list_resource_templates(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<ListResourceTemplatesResult, ErrorData> {
+        self.run(&cx, async |_| {
+            content::no_cursor(request)?;
+            Ok(content::list_templates(&self.shared.app.catalog))
+        })
+        .await
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<ReadResourceResponse, ErrorData> {
+        let legacy = is_legacy(&cx);
+        self.run(&cx, async |ctx| {
+            content::read(&self.shared.app.catalog, &ctx, &request.uri, legacy)
+        })
+        .await
+    }
+
+    async fn list_prompts(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<ListPromptsResult, ErrorData> {
+        self.run(&cx, async |_| {
+            content::no_cursor(request)?;
+            Ok(content::list_prompts(&self.shared.app.catalog))
+        })
+        .await
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<GetPromptResponse, ErrorData> {
+        self.run(&cx, async |_| {
+            content::get_prompt(&self.shared.app.catalog, &request)
+        })
+        .await
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<CompleteResult, ErrorData> {
+        self.run(&cx, async |ctx| {
+            content::complete(&self.shared.app.catalog, &ctx, &request)
+        })
+        .await
+    }
+
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<(), ErrorData> {
+        self.run(&cx, async |_| {
+            content::check_uri(&self.shared.app.catalog, &request.uri)?;
+            let mut subscribed = self
+                .session
+                .subscribed
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if subscribed.len() >= SUBSCRIPTIONS {
+                let message =
+                    format!("a session may subscribe to {SUBSCRIPTIONS} resources at most");
+                return Err(ErrorData::invalid_params(message, None));
+            }
+            subscribed.insert(request.uri.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> std::result::Result<(), ErrorData> {
+        let mut subscribed = self
+            .session
+            .subscribed
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        subscribed.remove(&request.uri);
+        Ok(())
+    }
+
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        Some(listen::accepted(&self.shared.app.catalog, requested))
+    }
+
+    async fn listen(&self, cx: SubscriptionContext) -> std::result::Result<(), ErrorData> {
+        let ctx = self
+            .ctx(cx.request_context())
+            .map_err(|error| protocol_error(&error))?;
+        listen::listen(&self.shared, &ctx, &cx).await
+    }
+
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> std::result::Result<CustomResult, ErrorData> {
+        // rmcp takes a known method whose params don't fit their type for an unknown one.
+        const KNOWN: &[&str] = &[
+            "initialize",
+            "server/discover",
+            "tools/call",
+            "tools/list",
+            "resources/read",
+            "resources/list",
+            "resources/templates/list",
+            "resources/subscribe",
+            "resources/unsubscribe",
+            "prompts/get",
+            "prompts/list",
+            "completion/complete",
+            "subscriptions/listen",
+        ];
+        let method = request.method;
+        if KNOWN.contains(&method.as_str()) {
+            let message = format!("the params of {method} are not what the method takes");
+            return Err(ErrorData::invalid_params(message, None));
+        }
+        Err(ErrorData::new(
+            ErrorCode::METHOD_NOT_FOUND,
+            format!("there is no method {method}"),
+            None,
+        ))
+    }
+}

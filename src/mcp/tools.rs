@@ -1,0 +1,113 @@
+//! Tools: the catalogue's operations as MCP shows and calls them.
+
+use std::sync::Arc;
+
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock,
+    ProgressNotificationParam, ProgressToken, Tool, ToolAnnotations,
+};
+use rmcp::service::RequestContext;
+use rmcp::{ErrorData, Peer, RoleServer};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::log;
+use crate::catalog::Catalog;
+use crate::ctx::{Ctx, Progress};
+use crate::error::Error;
+use crate::op::{Effect, Op};
+
+/// Progress that waits to be sent; more is skipped, since the next step says more.
+const PROGRESS: usize = 16;
+
+/// All operations as tools, in the catalogue's order.
+pub(super) fn project(catalog: &Catalog) -> Vec<Tool> {
+    catalog.ops().iter().map(tool).collect()
+}
+
+fn tool(op: &Op) -> Tool {
+    let mut annotations = ToolAnnotations::new();
+    annotations.title = Some(op.title.to_owned());
+    annotations.read_only_hint = Some(op.effect == Effect::ReadOnly);
+    annotations.destructive_hint = Some(op.effect == Effect::Destructive);
+    annotations.idempotent_hint = Some(op.idempotent);
+    annotations.open_world_hint = Some(false);
+    Tool::new(op.name, op.description, Arc::new(op.input_schema.clone()))
+        .with_title(op.title)
+        .with_raw_output_schema(Arc::new(op.output_schema.clone()))
+        .with_annotations(annotations)
+}
+
+/// Calls a tool. What it refuses is a result that the model can read and act on, not an error of the protocol.
+pub(super) async fn call(
+    catalog: &Catalog,
+    ctx: Ctx,
+    request: CallToolRequestParams,
+    cx: &RequestContext<RoleServer>,
+) -> Result<CallToolResponse, ErrorData> {
+    if catalog.op(&request.name).is_none() {
+        return Err(ErrorData::invalid_params(
+            format!("there is no tool {:?}", request.name),
+            None,
+        ));
+    }
+    let input = request.arguments.unwrap_or_default();
+    let outcome = match cx.meta.get_progress_token() {
+        None => {
+            tokio::select! {
+                outcome = catalog.call(ctx, &request.name, input) => outcome,
+                () = cx.ct.cancelled() => Err(cancelled()),
+            }
+        }
+        Some(token) => {
+            let (sender, steps) = mpsc::channel(PROGRESS);
+            let call = catalog.call(ctx.with_progress(sender), &request.name, input);
+            let told = tell(&cx.peer, token, steps);
+            tokio::select! {
+                // The call owns the sender, so `told` ends when the call has and everything is sent.
+                (outcome, ()) = async { tokio::join!(call, told) } => outcome,
+                () = cx.ct.cancelled() => Err(cancelled()),
+            }
+        }
+    };
+    Ok(match outcome {
+        Ok(output) => {
+            let mut result = CallToolResult::success(vec![ContentBlock::text(output.to_string())]);
+            result.structured_content = Some(output);
+            result.into()
+        }
+        Err(error) => refusal(&error).into(),
+    })
+}
+
+/// Nobody reads this answer: a cancelled request gets none.
+fn cancelled() -> Error {
+    Error::new(
+        crate::error::Kind::Cancelled,
+        "cancelled",
+        "the call was cancelled",
+    )
+}
+
+fn refusal(error: &Error) -> CallToolResult {
+    log(error);
+    CallToolResult::error(vec![ContentBlock::text(
+        json!({"error": error.body()}).to_string(),
+    )])
+}
+
+/// Sends steps as they come, each farther than the one before, as the protocol asks.
+async fn tell(peer: &Peer<RoleServer>, token: ProgressToken, mut steps: mpsc::Receiver<Progress>) {
+    let mut last = f64::NEG_INFINITY;
+    while let Some(step) = steps.recv().await {
+        if step.progress <= last {
+            continue;
+        }
+        last = step.progress;
+        let mut param = ProgressNotificationParam::new(token.clone(), step.progress);
+        (param.total, param.message) = (step.total, step.message);
+        if peer.notify_progress(param).await.is_err() {
+            break;
+        }
+    }
+}
