@@ -76,18 +76,25 @@ impl Catalog {
         self.by_name.get(name).map(|index| &self.ops[*index])
     }
 
+    /// The operation `name`.
+    ///
+    /// # Errors
+    /// `unknown_operation`.
+    pub fn require(&self, name: &str) -> Result<&Op> {
+        self.op(name).ok_or_else(|| {
+            Error::not_found(
+                "unknown_operation",
+                format!("there is no operation {name:?}"),
+            )
+        })
+    }
+
     /// Calls the operation `name`.
     ///
     /// # Errors
     /// `unknown_operation`; `invalid_input`; what the operation answers.
     pub async fn call(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Value> {
-        let op = self.op(name).ok_or_else(|| {
-            Error::not_found(
-                "unknown_operation",
-                format!("there is no operation {name:?}"),
-            )
-        })?;
-        op.call(ctx, input).await
+        self.require(name)?.call(ctx, input).await
     }
 
     /// Checks `payload` against the published schema `name`, for callers that promised to send exactly that.
