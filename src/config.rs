@@ -27,7 +27,7 @@ pub struct Settings {
     #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
 
-    /// What to log: error, warn, info, debug, trace, or per module as in "info,baton::store=debug" [default: info]
+    /// What to log: error, warn, info, debug, trace, or per module as in "`info,baton::store=debug`" [default: info]
     #[arg(long, env = "BATON_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
 
@@ -142,7 +142,7 @@ impl Settings {
             );
         }
         let data = match self.data.or(file.data) {
-            Some(data) => data,
+            Some(data) => at_home(data),
             None => default_data()
                 .context("no home folder found for the data; name a folder with --data")?,
         };
@@ -173,6 +173,59 @@ impl Settings {
                         .unwrap_or(1_000),
                 ),
             },
+        })
+    }
+}
+
+/// Shells expand `~` in some places only, and TOML never: a folder of that name is not what is meant.
+fn at_home(path: PathBuf) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path,
+    }
+}
+
+/// Where this platform keeps what belongs to a user; `baton install` and `baton doctor` look there.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The platform, as `std::env::consts::OS` names it.
+    pub os: &'static str,
+    /// The user's home folder.
+    pub home: PathBuf,
+    /// The folder of programs' settings.
+    pub config: PathBuf,
+    /// The folder that this process was started in.
+    pub current: PathBuf,
+}
+
+impl Places {
+    /// The places of the user who runs this process.
+    ///
+    /// # Errors
+    /// There is no home folder, or the current one is gone.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the environment"
+    )]
+    pub fn of_user() -> anyhow::Result<Self> {
+        let home = std::env::home_dir()
+            .filter(|home| home.is_absolute())
+            .context("no home folder found; HOME must name one")?;
+        let named = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|folder| folder.is_absolute())
+        };
+        let config = match std::env::consts::OS {
+            "macos" => home.join("Library/Application Support"),
+            "windows" => named("APPDATA").unwrap_or_else(|| home.join("AppData/Roaming")),
+            _ => named("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
+        };
+        Ok(Self {
+            os: std::env::consts::OS,
+            home,
+            config,
+            current: std::env::current_dir().context("the current folder is gone")?,
         })
     }
 }

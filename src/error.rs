@@ -167,7 +167,7 @@ impl Error {
             details: &self.findings,
             retry_after_seconds: self
                 .retry_after
-                .map(|after| after.as_secs_f64().ceil() as u64),
+                .map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0)),
         }
     }
 }

@@ -6,9 +6,9 @@
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`config`]: foundations;
 //! - [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
 //! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
-//! - [`tasks`], [`end_task`]: what Baton is for;
+//! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`catalog`]: the one table of operations;
-//! - `mcp`, `http`, `cli`: edges, which only translate; [`app`] wires everything.
+//! - `mcp`, `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod app;
 pub mod catalog;
@@ -20,12 +20,15 @@ pub mod ctx;
 pub mod end_task;
 pub mod error;
 pub mod events;
+pub mod executor;
 pub mod http;
 pub mod id;
 pub mod mcp;
 pub mod op;
+pub mod orchestrator;
 pub mod outbound;
 pub mod page;
 pub mod random;
 pub mod store;
 pub mod tasks;
+pub mod work;

@@ -37,10 +37,8 @@ impl Random {
 
     /// A number in `0.0..1.0`.
     pub fn fraction(&self) -> f64 {
-        // 53 bits are what an f64 holds exactly.
-        #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64")]
-        let numerator = (self.u128() >> 75) as u64 as f64;
-        numerator / (1u64 << 53) as f64
+        let bits = u32::try_from(self.u128() >> 96).unwrap_or_default();
+        f64::from(bits) / (f64::from(u32::MAX) + 1.0)
     }
 }
 

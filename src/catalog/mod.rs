@@ -12,12 +12,15 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::op::{Content, Item, Op, Prompt, Resource};
 use crate::page::Position;
-use crate::{end_task, tasks};
+use crate::{end_task, executor, orchestrator};
 
 pub use published::{Published, schemas};
 
 /// Completions of one variable at most (MCP `completion/complete`).
 const COMPLETIONS: u32 = 100;
+
+/// A page of what can be read, with the kind of each, and the cursor that leads to the next page.
+pub type Page<'a> = (Vec<(&'a Resource, Item)>, Option<String>);
 
 /// Everything that can be called, read or asked for.
 pub struct Catalog {
@@ -37,16 +40,20 @@ impl Default for Catalog {
 impl Catalog {
     /// Gathers what the features declare.
     pub fn new() -> Self {
-        let ops: Vec<Op> = [tasks::operations(), end_task::operations()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let ops: Vec<Op> = [
+            orchestrator::operations(),
+            executor::operations(),
+            end_task::operations(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let by_name = ops
             .iter()
             .enumerate()
             .map(|(index, op)| (op.name, index))
             .collect();
-        let resources = [tasks::resources(), published::resources()]
+        let resources = [published::resources(), orchestrator::resources()]
             .into_iter()
             .flatten()
             .collect();
@@ -69,18 +76,25 @@ impl Catalog {
         self.by_name.get(name).map(|index| &self.ops[*index])
     }
 
+    /// The operation `name`.
+    ///
+    /// # Errors
+    /// `unknown_operation`.
+    pub fn require(&self, name: &str) -> Result<&Op> {
+        self.op(name).ok_or_else(|| {
+            Error::not_found(
+                "unknown_operation",
+                format!("there is no operation {name:?}"),
+            )
+        })
+    }
+
     /// Calls the operation `name`.
     ///
     /// # Errors
     /// `unknown_operation`; `invalid_input`; what the operation answers.
     pub async fn call(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Value> {
-        let op = self.op(name).ok_or_else(|| {
-            Error::not_found(
-                "unknown_operation",
-                format!("there is no operation {name:?}"),
-            )
-        })?;
-        op.call(ctx, input).await
+        self.require(name)?.call(ctx, input).await
     }
 
     /// Checks `payload` against the published schema `name`, for callers that promised to send exactly that.
@@ -133,12 +147,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `invalid_cursor`, or a failure of the database.
-    pub fn list(
-        &self,
-        ctx: &Ctx,
-        cursor: Option<&str>,
-        limit: u32,
-    ) -> Result<(Vec<(&Resource, Item)>, Option<String>)> {
+    pub fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
         // The position's id says which kind the page is in: "index/id".
         let (first, mut behind) = match cursor {
             None => (0, None),

@@ -49,7 +49,7 @@ pub fn append(
     data: &impl Serialize,
 ) -> Result<Sequence> {
     let id = NotificationId::mint(scope.now(), scope.random());
-    append_as(scope, tx, &id, kind, subject, data)
+    append_as(scope, tx, &id, (kind, subject), data)
 }
 
 /// As [`append`], with an id that the caller brought.
@@ -60,8 +60,7 @@ pub fn append_as(
     scope: &Scope,
     tx: &mut Tx<'_>,
     id: &NotificationId,
-    kind: &'static str,
-    subject: &str,
+    (kind, subject): (&'static str, &str),
     data: &impl Serialize,
 ) -> Result<Sequence> {
     tx.append(Entry {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -32,7 +32,7 @@ pub(super) const LONGEST_MESSAGE: usize = 1 << 20;
 /// Legacy sessions at a time.
 const SESSIONS: usize = 4_096;
 /// How long a legacy session may be idle. rmcp counts neither an open stream nor a running call as activity.
-const SESSION_IDLE: Duration = Duration::from_secs(3_600);
+const SESSION_IDLE: Duration = Duration::from_hours(1);
 /// How long calls in flight may go on when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -264,8 +264,5 @@ fn until_stopped(response: Response, stopping: CancellationToken) -> Response {
     let body = body
         .into_data_stream()
         .take_until(stopping.cancelled_owned());
-    Response::from_parts(
-        parts,
-        Body::from_stream(body.map(|chunk| chunk.map(Bytes::from))),
-    )
+    Response::from_parts(parts, Body::from_stream(body.map(|chunk| chunk)))
 }

@@ -5,10 +5,13 @@
 mod content;
 mod early;
 mod http;
+mod line;
 mod listen;
 mod server;
 mod sse;
+mod stdio;
 mod tools;
+mod wire;
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ use crate::app::App;
 use crate::error::{Error, Kind};
 
 pub use http::router;
-use server::Shared;
+use server::{Edge, Shared};
 
 /// An error that is the protocol's and not a tool's: JSON-RPC shows it.
 fn protocol_error(error: &Error) -> ErrorData {
@@ -44,6 +47,12 @@ fn log(error: &Error) {
     if error.kind() == Kind::Internal {
         tracing::error!(error = ?error, "a call failed");
     }
+}
+
+/// Serves one client on standard input and output, until it closes them or the app stops.
+pub async fn serve_stdio(app: App) -> anyhow::Result<()> {
+    let edge = Edge::new(&shared(&app), app.config.tenant.clone());
+    stdio::serve(edge, std::io::stdin(), std::io::stdout(), app.stopping().clone()).await
 }
 
 /// What the handlers of one process share.

@@ -166,10 +166,6 @@ pub(super) fn is_legacy(cx: &RequestContext<RoleServer>) -> bool {
         .is_none_or(|version| version.has_initialize())
 }
 
-#[expect(
-    deprecated,
-    reason = "resources/subscribe is for legacy clients, which need it"
-)]
 impl ServerHandler for Edge {
     fn get_info(&self) -> ServerConfig {
         self.shared.info.clone()

@@ -35,7 +35,7 @@ const SESSIONS: usize = 4_096;
 /// posts and does not read is stopped here.
 const UNANSWERED: usize = 64;
 /// How long a session may do without `initialize`.
-const INITIALIZE: Duration = Duration::from_secs(60);
+const INITIALIZE: Duration = Duration::from_mins(1);
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a message may wait for the session to take it.

@@ -32,6 +32,9 @@ pub struct Item {
 /// A page of items, and where the next one begins.
 pub type Items = (Vec<Item>, Option<Position>);
 
+/// Lists at most so many resources of a kind, behind a position.
+pub(super) type List = fn(&Scope, &mut Tx<'_>, Option<&Position>, u32) -> Result<Items>;
+
 /// A kind of resource. Its URIs are `template` (RFC 6570, level 1) with its variables filled in.
 pub struct Resource {
     /// For example `baton://tasks/{task_id}`.
@@ -47,7 +50,7 @@ pub struct Resource {
     /// Reads one. `NotFound` for what is not there or is another tenant's.
     pub read: fn(&Scope, &mut Tx<'_>, &Params) -> Result<Content>,
     /// At most the given number of those that exist, behind a position. `None` when they aren't listed.
-    pub list: Option<fn(&Scope, &mut Tx<'_>, Option<&Position>, u32) -> Result<Items>>,
+    pub list: Option<List>,
     /// At most the given number of values for a variable that begin with a text, best first.
     pub complete: fn(&Scope, &mut Tx<'_>, &str, &str, u32) -> Result<Vec<String>>,
     /// The URI that an event changed, if it is of this kind.

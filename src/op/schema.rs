@@ -1,5 +1,7 @@
 //! JSON Schemas of inputs and outputs: made from the types, kept portable, compiled once, checked with all findings.
 
+use std::fmt::Write;
+
 use jsonschema::{Draft, PatternOptions, Validator};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -140,10 +142,10 @@ pub fn check(validator: &Validator, input: &Value) -> Result<()> {
         } else {
             &finding.path
         };
-        message.push_str(&format!("{separator}{path}: {}", finding.message));
+        let _ = write!(message, "{separator}{path}: {}", finding.message);
     }
     if more > 0 {
-        message.push_str(&format!("; and {more} more"));
+        let _ = write!(message, "; and {more} more");
     }
     Err(Error::new(Kind::Invalid, "invalid_input", message).with_findings(findings))
 }
@@ -154,11 +156,11 @@ fn bounds(value: &Value, path: &mut String, depth: usize, findings: &mut Vec<Fin
         findings.push(Finding {
             path: path.clone(),
             message,
-        })
+        });
     };
     match value {
         Value::String(text) if text.contains('\0') => {
-            find("text must not hold NUL (U+0000)".into())
+            find("text must not hold NUL (U+0000)".into());
         }
         Value::Array(_) | Value::Object(_) if depth >= DEPTH => {
             find(format!("nested deeper than {DEPTH} levels"));

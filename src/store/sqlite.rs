@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STATEMENTS: usize = 256;
 
 /// Opens the database for writing, creating it when there is none.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the store is where SQLite is opened"
+)]
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     let mut connection = Connection::open(path).map_err(dialect::error)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -86,6 +90,10 @@ impl Readers {
         answer
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the store is where SQLite is opened"
+    )]
     fn open(&self) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection =
@@ -145,20 +153,24 @@ fn commit_group(connection: &Connection, mut jobs: Vec<Box<dyn Job>>, hub: &Hub)
     match outcome {
         Ok(()) => {
             hub.committed(&log.tenants());
-            jobs.into_iter().for_each(|job| job.finish(Ok(())));
+            for job in jobs {
+                job.finish(Ok(()));
+            }
         }
         // One job's fault (a deferred constraint, say) must not be the others': each gets a transaction of its own.
         Err(error)
             if jobs.len() > 1 && error.code() != "disk_full" && error.code() != "store_busy" =>
         {
             tracing::debug!(%error, jobs = jobs.len(), "a group failed; running its operations one by one");
-            jobs.into_iter()
-                .for_each(|job| commit_group(connection, vec![job], hub));
+            for job in jobs {
+                commit_group(connection, vec![job], hub);
+            }
         }
         Err(error) => {
             tracing::warn!(error = ?error, "a commit failed");
-            jobs.into_iter()
-                .for_each(|job| job.finish(Err(error.again())));
+            for job in jobs {
+                job.finish(Err(error.again()));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::id::{AgentId, LeaseToken};
 
 /// The longest pause before a retry.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 /// Problems of earlier attempts that are kept: the last ones.
 const PROBLEMS: usize = 20;
 /// Answers that are kept: the last ones.

@@ -1,21 +1,17 @@
 //! Tasks: what an orchestrator asks for, who works on it, and how it goes.
 //!
-//! `state` is the pure state machine, `life` the pure decisions about one task, `ops` and its neighbours what callers
-//! may do, `store` the SQL, `reap` the worker that acts when time runs out. Ending a task is `end_task`'s.
+//! `state` is the pure state machine, `life` the pure decisions about one task, `settle` what follows from them, `store`
+//! the SQL, `reap` the worker that acts when time runs out. What callers may do is `orchestrator`'s, `executor`'s and
+//! `end_task`'s.
 
-mod claim;
 pub mod counts;
-mod dispatch;
-mod execute;
 mod life;
-mod ops;
 pub mod reap;
-mod report;
-mod settle;
+pub(crate) mod report;
+pub(crate) mod settle;
 mod state;
 pub(crate) mod store;
-mod view;
-mod wait;
+pub(crate) mod view;
 
 use std::collections::BTreeSet;
 
@@ -27,12 +23,11 @@ use crate::clock::Time;
 use crate::id::{AgentId, LeaseToken, TaskId};
 
 pub use life::{Ending, Lease};
-pub use ops::{operations, resources};
 pub(crate) use report::Account;
 pub use report::Report;
 pub(crate) use settle::{end, requeue, tell};
 pub use state::{Message, Reason, State, TransitionError};
-pub use view::Brief;
+pub(crate) use view::Brief;
 
 /// How urgent a task is; the best comes first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -278,6 +273,9 @@ pub struct Task {
     /// Tells whether a repeated dispatch is the same one.
     pub fingerprint: String,
 }
+
+/// Kinds of events that are notifications of executors lie between these two.
+pub(crate) const REPORTS: (&str, &str) = ("dev.baton.task.report.", "dev.baton.task.report/");
 
 /// The schema of a field that takes any JSON.
 pub(crate) fn any_json(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -16,7 +16,7 @@ use crate::id::{AgentId, TaskId};
 
 /// The short answer of a call that changed a task.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Brief {
+pub(crate) struct Brief {
     /// The task
     pub task_id: TaskId,
     /// Where it stands now
@@ -49,7 +49,7 @@ impl Brief {
 
 /// A task as lists show it.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// The task
     pub task_id: TaskId,
     /// Where it stands
@@ -111,7 +111,7 @@ impl Summary {
 
 /// A notification of an executor, as it stands in the log.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct NotificationView {
+pub(crate) struct NotificationView {
     /// Its number in the tenant's event log
     pub sequence: i64,
     /// Its id
@@ -161,7 +161,7 @@ impl NotificationView {
 
 /// A subtask and what came of it.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct SubtaskView {
+pub(crate) struct SubtaskView {
     /// The subtask
     pub task_id: TaskId,
     /// Where it stands
@@ -174,7 +174,7 @@ pub struct SubtaskView {
 
 /// All subtasks together.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct SubtasksView {
+pub(crate) struct SubtasksView {
     /// How many are in which state
     pub by_state: BTreeMap<String, i64>,
     /// Whether all of them have ended
@@ -185,7 +185,7 @@ pub struct SubtasksView {
 
 /// A task, whole.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct TaskView {
+pub(crate) struct TaskView {
     #[serde(flatten)]
     pub summary: Summary,
     /// What the executor gets to work with
@@ -287,7 +287,7 @@ impl TaskView {
 
 /// What an orchestrator that waits needs to know of a task.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The task
     pub task_id: TaskId,
     /// Where it stands

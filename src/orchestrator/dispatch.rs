@@ -6,20 +6,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::settle::{settle, tell};
-use super::{
-    ExecutionContext, OnDependencyFailure, OrchestratorInfo, Priority, Run, Spec, State, Task,
-    TaskType, fingerprint, store,
-};
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, TaskId};
 use crate::op;
 use crate::store::Tx;
+use crate::tasks::settle::settle;
+use crate::tasks::{
+    ExecutionContext, OnDependencyFailure, OrchestratorInfo, Priority, Run, Spec, State, Task,
+    TaskType, fingerprint, store, tell,
+};
 
 /// What an orchestrator asks for.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Dispatch {
+pub(super) struct Dispatch {
     /// What is to be done, in words that an executor understands without asking
     #[schemars(length(min = 1, max = 100_000))]
     pub description: String,
@@ -73,7 +73,7 @@ pub struct Dispatch {
 
 /// What became of a dispatch.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Dispatched {
+pub(super) struct Dispatched {
     /// The task
     pub task_id: TaskId,
     /// Where it stands

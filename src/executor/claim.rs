@@ -7,17 +7,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::settle::tell;
-use super::{Answer, ExecutionContext, Priority, TaskType, store};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::{AgentId, LeaseToken, TaskId};
 use crate::store::Tx;
+use crate::tasks::{Answer, ExecutionContext, Priority, Problem, TaskType, store, tell};
 
 /// What an executor offers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Claim {
+pub(super) struct Claim {
     /// Who you are; keep it from call to call
     pub agent_id: AgentId,
     /// What you can do; tasks that need more are left for others
@@ -56,7 +55,7 @@ pub(super) const fn sixty() -> u32 {
 
 /// The right to speak for a task.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct LeaseView {
+pub(super) struct LeaseView {
     /// Name it in every call about this task
     pub token: LeaseToken,
     /// Send a heartbeat before
@@ -65,7 +64,7 @@ pub struct LeaseView {
 
 /// A task that is now the caller's to do.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ClaimedTask {
+pub(super) struct ClaimedTask {
     /// The task
     pub task_id: TaskId,
     /// Its title
@@ -94,7 +93,7 @@ pub struct ClaimedTask {
     pub answers: Vec<Answer>,
     /// What went wrong in earlier attempts
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<super::Problem>,
+    pub problems: Vec<Problem>,
     /// What this depended on, with the result of each
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub dependency_results: Map<String, Value>,
@@ -104,7 +103,7 @@ pub struct ClaimedTask {
 
 /// What an executor got.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Claimed {
+pub(super) struct Claimed {
     /// The tasks; none when there was nothing to do
     pub tasks: Vec<ClaimedTask>,
     /// How many tasks you hold now

@@ -7,16 +7,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::dispatch::{Dispatch, dispatch};
-use super::store;
-use super::view::Outcome;
 use crate::ctx::{Ctx, Progress};
 use crate::error::Result;
 use crate::id::TaskId;
+use crate::tasks::store;
+use crate::tasks::view::Outcome;
 
 /// How much of what is waited for is enough.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Until {
+pub(super) enum Until {
     #[default]
     Any,
     All,
@@ -24,7 +24,7 @@ pub enum Until {
 
 /// What to wait for.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Wait {
+pub(super) struct Wait {
     /// The tasks
     #[schemars(length(min = 1, max = 100))]
     pub task_ids: BTreeSet<TaskId>,
@@ -43,7 +43,7 @@ const fn thirty() -> u32 {
 
 /// What is known of the tasks that were waited for.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Waited {
+pub(super) struct Waited {
     /// True when what was waited for has come; false when the time ran out: call again
     pub done: bool,
     /// The tasks
@@ -114,7 +114,7 @@ fn tell(ctx: &Ctx, tasks: &[Outcome], told: &mut f64) {
 
 /// What to have done.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct RunTask {
+pub(super) struct RunTask {
     #[serde(flatten)]
     pub dispatch: Dispatch,
     /// How long to wait for the outcome at most
@@ -129,7 +129,7 @@ const fn fifty() -> u32 {
 
 /// What came of it, as far as it is known.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Ran {
+pub(super) struct Ran {
     /// True when it has ended or needs an answer; false when the time ran out: go on with `task_wait`
     pub done: bool,
     #[serde(flatten)]

@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::claim::sixty;
-use super::{Answer, Holder, Priority, Question, Recorded, State, Task, store};
 use crate::clock::Time;
 use crate::ctx::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::events;
 use crate::id::{AgentId, LeaseToken, NotificationId, TaskId};
 use crate::store::{Sequence, Tx};
+use crate::tasks::{Answer, Holder, Priority, Question, Recorded, State, Task, store};
 
 /// A lease that an executor holds.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct HeldLease {
+pub(super) struct HeldLease {
     /// The task
     pub task_id: TaskId,
     /// The token from `task_claim`
@@ -26,7 +26,7 @@ pub struct HeldLease {
 
 /// A sign of life.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Heartbeat {
+pub(super) struct Heartbeat {
     /// Who you are
     pub agent_id: AgentId,
     /// The leases that you hold
@@ -40,7 +40,7 @@ pub struct Heartbeat {
 
 /// What an executor must know about a task that it works on.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct HeartbeatLease {
+pub(super) struct HeartbeatLease {
     /// The task
     pub task_id: TaskId,
     /// False when it is not yours any more: drop the work on it
@@ -63,7 +63,7 @@ pub struct HeartbeatLease {
 
 /// What the orchestrator has changed or wants since the task was claimed.
 #[derive(Debug, Default, Serialize, JsonSchema)]
-pub struct News {
+pub(super) struct News {
     /// When the attempt runs out of time; absent while a question is open
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<Time>,
@@ -104,7 +104,7 @@ impl News {
 
 /// What came of a sign of life.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct HeartbeatAnswer {
+pub(super) struct HeartbeatAnswer {
     /// One for each lease of the call, in its order
     pub leases: Vec<HeartbeatLease>,
 }
@@ -208,7 +208,7 @@ impl NotificationType {
 
 /// A notification of an executor.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct Notify {
+pub(super) struct Notify {
     /// The task
     pub task_id: TaskId,
     /// Who you are
@@ -217,10 +217,10 @@ pub struct Notify {
     pub lease_token: LeaseToken,
     /// What kind it is
     notification_type: NotificationType,
-    /// What it says. started: estimated_duration, complexity, required_resources. progress: progress (0-100),
-    /// current_step, intermediate_results, challenges, opportunities. completed: result, quality_score (0-1),
-    /// performance_metrics, recommendations, related_tasks, next_steps, lessons_learned. failed: error, root_cause,
-    /// partial_results, recovery_recommendations, retryable, suggested_modifications. escalated: reason, severity,
+    /// What it says. started: `estimated_duration`, complexity, `required_resources`. progress: progress (0-100),
+    /// `current_step`, `intermediate_results`, challenges, opportunities. completed: result, `quality_score` (0-1),
+    /// `performance_metrics`, recommendations, `related_tasks`, `next_steps`, `lessons_learned`. failed: error, `root_cause`,
+    /// `partial_results`, `recovery_recommendations`, retryable, `suggested_modifications`. escalated: reason, severity,
     /// question, options
     #[serde(default)]
     pub data: Map<String, Value>,
@@ -237,7 +237,7 @@ pub struct Notify {
 
 /// What came of a notification.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Notified {
+pub(super) struct Notified {
     /// The task
     pub task_id: TaskId,
     /// Where it stands now
@@ -249,9 +249,6 @@ pub struct Notified {
     #[serde(flatten)]
     pub news: News,
 }
-
-/// The kinds of events that are notifications lie between these two.
-pub(super) const REPORTS: (&str, &str) = ("dev.baton.task.report.", "dev.baton.task.report/");
 
 pub(crate) fn notify(scope: &Scope, tx: &mut Tx<'_>, input: &Notify) -> Result<Notified> {
     let mut task = store::lock(tx, &input.task_id)?;
@@ -299,8 +296,7 @@ pub(crate) fn notify(scope: &Scope, tx: &mut Tx<'_>, input: &Notify) -> Result<N
         scope,
         tx,
         &notification_id,
-        kind,
-        task.id.as_str(),
+        (kind, task.id.as_str()),
         &envelope,
     )?;
     let (state, news) = (task.state, News::of(&task));

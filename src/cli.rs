@@ -1,6 +1,0 @@
-//! The command line.
-
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
-}

@@ -1,0 +1,111 @@
+//! `baton serve` and `baton stdio`: open, start, say where, stop in order.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+
+use super::open;
+use crate::app::App;
+use crate::config::Config;
+use crate::{http, mcp};
+
+/// What running requests get to finish, and then the store to close.
+const GRACE: (Duration, Duration) = (Duration::from_secs(7), Duration::from_secs(2));
+
+pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let listener = bind(&config).await?;
+    let app = open(config)?;
+    app.start_workers();
+    let address = listener.local_addr()?;
+    greet(&app, &format!("http://{address}"));
+    let router = mcp::router(&app);
+    let mut serving = std::pin::pin!(http::serve(app.clone(), listener, router));
+    let served = tokio::select! {
+        served = &mut serving => served,
+        signal = stop_signal() => {
+            tracing::info!("{} received, stopping", signal?);
+            app.stopping().cancel();
+            // Whoever does not finish in time sees its connection end.
+            tokio::select! {
+                served = tokio::time::timeout(GRACE.0, &mut serving) => served.unwrap_or(Ok(())),
+                _ = stop_signal() => Ok(()),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(GRACE.1, app.stop()).await;
+    served?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn stdio(config: Config) -> anyhow::Result<ExitCode> {
+    let app = open(config)?;
+    app.start_workers();
+    let served = tokio::select! {
+        served = mcp::serve_stdio(app.clone()) => served,
+        signal = stop_signal() => signal.map(|_| ()),
+    };
+    app.stopping().cancel();
+    // A client that closed the pipe waits for this process to be gone.
+    let _ = tokio::time::timeout(Duration::from_millis(500), app.stop()).await;
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = config.listen;
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "port {} is taken, perhaps by another Baton (`baton status --url http://{address}` tells); stop that one, or \
+             choose another port with --listen {}:{} (0 takes a free one)",
+            address.port(),
+            address.ip(),
+            address.port().wrapping_add(1)
+        ),
+        Err(error) => Err(error).with_context(|| format!("can't listen on {address}")),
+    }
+}
+
+/// For people, and for scripts that look for the address: on standard error, whatever the log level.
+fn greet(app: &App, url: &str) {
+    let tenant = match &app.config.tenant {
+        Some(tenant) => format!("  tenant   {tenant}, and no other\n"),
+        None => String::new(),
+    };
+    let text = format!(
+        "Baton {} listens on {url}\n\
+        \x20 data     {}\n\
+        {tenant}\
+        \x20 MCP      {url}/mcp (older clients: {url}/sse)\n\
+        \x20 REST     {url}/docs\n\
+        \x20 connect  claude mcp add --transport http baton {url}/mcp\n",
+        env!("CARGO_PKG_VERSION"),
+        app.config.data.display(),
+    );
+    // A server without standard error still serves.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Returns the name of the signal that asks this process to stop.
+#[cfg(unix)]
+pub(super) async fn stop_signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        _ = hangup.recv() => "SIGHUP",
+    })
+}
+
+#[cfg(not(unix))]
+pub(super) async fn stop_signal() -> anyhow::Result<&'static str> {
+    tokio::signal::ctrl_c().await?;
+    Ok("Ctrl-C")
+}

@@ -1,0 +1,64 @@
+//! The Baton that a program on this machine talks to: the data folder in this process, or a server over REST.
+//!
+//! Both sides take an operation's name and its input. Where REST has it is looked up in the catalogue, written once.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::catalog::Catalog;
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::id::TenantId;
+use crate::outbound::Client;
+
+/// Where calls go. Cheap to clone.
+#[derive(Clone)]
+pub struct Remote {
+    catalog: Arc<Catalog>,
+    side: Side,
+}
+
+#[derive(Clone)]
+enum Side {
+    Local(Ctx),
+    Rest(Client),
+}
+
+impl Remote {
+    /// Calls go to the data folder that this process has opened.
+    pub fn local(catalog: Arc<Catalog>, ctx: Ctx) -> Self {
+        Self {
+            catalog,
+            side: Side::Local(ctx),
+        }
+    }
+
+    /// Calls go to the server at `url`, such as `http://127.0.0.1:5050`.
+    ///
+    /// # Errors
+    /// `url` is no such address.
+    pub fn rest(url: &str, tenant: Option<TenantId>) -> Result<Self> {
+        Ok(Self {
+            catalog: Arc::new(Catalog::new()),
+            side: Side::Rest(Client::new(url, tenant)?),
+        })
+    }
+
+    /// Calls the operation `name`.
+    ///
+    /// # Errors
+    /// What the operation answers; `remote_unreachable` when the server does not answer.
+    pub async fn call(&self, name: &str, input: Map<String, Value>) -> Result<Value> {
+        match &self.side {
+            Side::Local(ctx) => self.catalog.call(ctx.clone(), name, input).await,
+            Side::Rest(client) => {
+                let op = self.catalog.require(name)?;
+                let Some(route) = op.routes.first() else {
+                    return Err(Error::internal(format!("{name} has no route")));
+                };
+                client.call(route.method, route.path, input).await
+            }
+        }
+    }
+}
