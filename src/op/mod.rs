@@ -150,7 +150,7 @@ impl Op {
             idempotent: false,
             routes: Vec::new(),
             input_schema,
-            output_schema: schema::of::<O>(),
+            output_schema: schema::of_output::<O>(),
             sample: || Value::Object(Map::new()),
             aliases: &[],
             validator,

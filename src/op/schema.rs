@@ -14,9 +14,14 @@ const DEPTH: usize = 32;
 /// Findings shown at once; the rest is counted.
 const FINDINGS: usize = 20;
 
+/// The schema of what a type is written as: what may be left out is not required.
+pub(super) fn of_output<T: JsonSchema>() -> Map<String, Value> {
+    of::<T>(SchemaSettings::draft2020_12().for_serialize())
+}
+
 /// The schema of a type: inlined, an object at the root, without `null` types, which several hosts refuse.
-pub(super) fn of<T: JsonSchema>() -> Map<String, Value> {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
+fn of<T: JsonSchema>(settings: SchemaSettings) -> Map<String, Value> {
+    let settings = settings.with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
@@ -32,9 +37,9 @@ pub(super) fn of<T: JsonSchema>() -> Map<String, Value> {
     }
 }
 
-/// As [`of`], refusing fields that it does not name.
+/// The schema of what a type is read from, refusing fields that it does not name.
 pub(super) fn of_input<T: JsonSchema>() -> Map<String, Value> {
-    let mut schema = Value::Object(of::<T>());
+    let mut schema = Value::Object(of::<T>(SchemaSettings::draft2020_12()));
     refuse_unknown(&mut schema);
     match schema {
         Value::Object(schema) => schema,
