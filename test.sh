@@ -128,9 +128,7 @@ everything() {
     step "cargo deny" 300 cargo deny --locked check bans licenses sources || true
     release
     clients
-    for transport in stdio http sse; do
-        step "example over $transport" 180 "$BATON_TEST_PYTHON" examples/source_report.py "$binary" "$transport" || true
-    done
+    step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
     torture 12 300
     bench_code
     step "benchmark, short" 900 python3 benches/run.py --quick --binary "$binary" || true

@@ -27,7 +27,7 @@ pub struct Settings {
     #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
 
-    /// What to log: error, warn, info, debug, trace, or per module as in "`info,baton::store=debug`" [default: info]
+    /// What to log: error, warn, info, debug, trace, or per module as in `info,baton::store=debug` [default: info]
     #[arg(long, env = "BATON_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
 

@@ -257,7 +257,7 @@ impl Job {
             // The heartbeat asks what became of the task; a report that is merely wrong is the command's affair.
             Err(failure) if failure.kind() == Kind::Conflict => self.beat_now.notify_one(),
             Err(failure) => {
-                tracing::warn!("{} progress not taken: {failure}", self.claimed.task_id)
+                tracing::warn!("{} progress not taken: {failure}", self.claimed.task_id);
             }
         }
     }
