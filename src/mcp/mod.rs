@@ -1,1 +1,5 @@
 //! The MCP edge.
+
+mod line;
+pub mod stdio;
+pub mod wire;
