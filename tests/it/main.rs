@@ -2,4 +2,5 @@
 
 mod support;
 
+mod mcp_stdio;
 mod tasks;
