@@ -142,6 +142,13 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until the client has read enough for another line.
+    fn room(&self) -> MutexGuard<'_, State> {
+        self.room
+            .wait_while(self.lock(), |state| state.full())
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Wakes whom the change concerns: call after every [`State::put`] or [`State::remove`].
     fn changed(&self, state: &State) {
         if !state.queue.is_empty() && !state.writing {
@@ -172,40 +179,26 @@ impl Line {
 
     /// From the reader: an error for something that never became a message.
     pub(super) fn refuse(&self, refusal: &Refusal, batch: Option<u64>) {
-        let mut state = self.lock();
-        while state.full() {
-            state = self
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let mut state = self.room();
         state.put(&refusal.to_json(), batch);
         self.changed(&state);
     }
 
     /// Waits for room, then notes that `id` will be answered.
     pub(super) fn admit(&self, id: &RequestId, open: Open) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        while state.full() {
-            state = self
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        let (mut state, _) = self
-            .room
-            .wait_timeout_while(state, PATIENCE, |state| {
-                state.open.len() >= MAX_OPEN && !state.broken
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if state.open.len() >= MAX_OPEN {
-            return Err(Refusal::invalid(
-                Some(id.clone()),
-                format!(
-                    "{MAX_OPEN} requests are waiting for their answers, which is the limit of one connection: \
-                     cancel some, or wait"
-                ),
-            ));
+        let mut state = self.room();
+        let mut patient = true;
+        while state.open.len() >= MAX_OPEN && !state.broken {
+            if !patient {
+                return Err(crowded(id));
+            }
+            let waited = self.room.wait_timeout_while(state, PATIENCE, |state| {
+                state.open.len() >= MAX_OPEN && !state.full() && !state.broken
+            });
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            // Answers that the client leaves unread are no reason to refuse it anything.
+            patient = self.lock().full();
+            state = self.room();
         }
         if state.open.contains_key(id) {
             return Err(Refusal::invalid(
@@ -332,4 +325,14 @@ impl Line {
         drop(state);
         self.finished.cancel();
     }
+}
+
+fn crowded(id: &RequestId) -> Refusal {
+    Refusal::invalid(
+        Some(id.clone()),
+        format!(
+            "{MAX_OPEN} requests are waiting for their answers, which is the limit of one connection: cancel some, or \
+             wait"
+        ),
+    )
 }

@@ -15,6 +15,8 @@ use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// Ten answers of this size do not fit into a pipe.
+const LARGE: usize = 8000;
 const A_SECOND: Duration = Duration::from_secs(1);
 
 struct Stub;
@@ -39,7 +41,7 @@ impl rmcp::ServerHandler for Stub {
             _ => {}
         }
         let text = match &*call.name {
-            "large" => "x".repeat(60_000),
+            "large" => "x".repeat(LARGE),
             name => name.to_owned(),
         };
         Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into())
@@ -364,27 +366,29 @@ fn the_stop_token_ends_it_with_the_input_still_open() {
 
 #[test]
 fn a_client_that_does_not_read_is_not_read_from() {
+    const CALLS: i64 = 6000;
     let mut client = Client::legacy();
     let mut input = client.input.take().unwrap();
     let (sender, sent) = mpsc::channel();
     let writer = thread::spawn(move || {
-        for id in 0..20_000 {
-            let _ = writeln!(input, "{}", call(id, "large"));
+        for id in 0..CALLS {
+            writeln!(input, "{}", call(id, "large")).unwrap();
             let _ = sender.send(id);
         }
+        input
     });
     let mut last = 0;
     while let Ok(id) = sent.recv_timeout(A_SECOND * 3) {
         last = id;
     }
     assert!(
-        last < 10_000,
+        last < CALLS * 3 / 4,
         "{last} requests were taken from a client that reads nothing"
     );
-    for _ in 0..20_000 {
-        client.hear();
+    for _ in 0..CALLS {
+        assert_eq!(text(&client.hear()).len(), LARGE);
     }
-    writer.join().unwrap();
+    client.input = Some(writer.join().unwrap());
     client.leave();
 }
 
