@@ -45,18 +45,28 @@ struct State {
     queue: Vec<u8>,
     lines: usize,
     writing: bool,
-    /// No more lines: write what there is and end.
-    closed: bool,
-    broken: bool,
+    stage: Stage,
     /// Requests that were handed on and have no answer yet.
     open: HashMap<RequestId, Open>,
     /// Open requests that end with an answer of their own accord, which a listener does not.
     pending: usize,
     batches: HashMap<u64, Batch>,
     next_batch: u64,
-    draining: bool,
     /// rmcp, waiting for room.
     waker: Option<Waker>,
+}
+
+/// The life of the output; it only moves forward.
+#[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    #[default]
+    Serving,
+    /// Somebody waits for silence.
+    Draining,
+    /// No more lines: write what there is and end.
+    Closed,
+    /// The client has gone.
+    Broken,
 }
 
 pub(super) struct Open {
@@ -74,18 +84,17 @@ struct Batch {
 
 impl State {
     fn full(&self) -> bool {
-        !self.broken
-            && !self.closed
+        self.stage < Stage::Closed
             && (self.lines >= MAX_OPEN || self.queue.len() >= MAX_QUEUED_BYTES)
     }
 
     fn quiet(&self) -> bool {
-        self.broken || (self.pending == 0 && self.queue.is_empty() && !self.writing)
+        self.stage == Stage::Broken || (self.pending == 0 && self.queue.is_empty() && !self.writing)
     }
 
     /// Puts one message where it belongs: on its own line, or into the answer of its batch.
     fn put(&mut self, message: &impl Serialize, batch: Option<u64>) {
-        if self.broken || self.closed {
+        if self.stage >= Stage::Closed {
             return;
         }
         let Some(number) = batch else {
@@ -157,7 +166,7 @@ impl Line {
         if state.open.len() + 1 >= MAX_OPEN {
             self.room.notify_one();
         }
-        if state.draining {
+        if state.stage >= Stage::Draining {
             self.quieter.notify_one();
         }
     }
@@ -188,12 +197,12 @@ impl Line {
     pub(super) fn admit(&self, id: &RequestId, open: Open) -> Result<(), Refusal> {
         let mut state = self.room();
         let mut patient = true;
-        while state.open.len() >= MAX_OPEN && !state.broken {
+        while state.open.len() >= MAX_OPEN && state.stage < Stage::Closed {
             if !patient {
                 return Err(crowded(id));
             }
             let waited = self.room.wait_timeout_while(state, PATIENCE, |state| {
-                state.open.len() >= MAX_OPEN && !state.full() && !state.broken
+                state.open.len() >= MAX_OPEN && !state.full() && state.stage < Stage::Closed
             });
             drop(waited.unwrap_or_else(PoisonError::into_inner));
             // Answers that the client leaves unread are no reason to refuse it anything.
@@ -258,7 +267,10 @@ impl Line {
             () = stop.cancelled() => {}
         }
         let silence = async {
-            self.lock().draining = true;
+            {
+                let mut state = self.lock();
+                state.stage = state.stage.max(Stage::Draining);
+            }
             while !self.lock().quiet() {
                 self.quieter.notified().await;
             }
@@ -275,7 +287,7 @@ impl Line {
                 state.queue.append(&mut batch.text);
             }
         }
-        state.closed = true;
+        state.stage = state.stage.max(Stage::Closed);
         drop(state);
         self.work.notify_one();
         self.room.notify_one();
@@ -287,7 +299,7 @@ impl Line {
         let mut state = self.lock();
         loop {
             if state.queue.is_empty() {
-                if state.closed || state.broken {
+                if state.stage >= Stage::Closed {
                     break;
                 }
                 state = self
@@ -313,12 +325,12 @@ impl Line {
             state.writing = false;
             if let Err(error) = written {
                 tracing::debug!(%error, "the client has closed the output");
-                state.broken = true;
+                state.stage = Stage::Broken;
                 state.queue = Vec::new();
                 self.ended.cancel();
                 self.room.notify_one();
             }
-            if state.draining {
+            if state.stage >= Stage::Draining {
                 self.quieter.notify_one();
             }
         }
