@@ -9,7 +9,7 @@ mod line;
 mod listen;
 mod server;
 mod sse;
-mod stdio;
+pub mod stdio;
 mod tools;
 mod wire;
 
