@@ -8,7 +8,7 @@
 //! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`catalog`]: the one table of operations;
-//! - `mcp`, `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
+//! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod app;
 pub mod catalog;
@@ -31,4 +31,5 @@ pub mod page;
 pub mod random;
 pub mod store;
 pub mod tasks;
+pub mod transport;
 pub mod work;

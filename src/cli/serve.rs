@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use super::open;
 use crate::app::App;
 use crate::config::Config;
-use crate::{http, mcp};
+use crate::{http, transport};
 
 /// What running requests get to finish, and then the store to close.
 const GRACE: (Duration, Duration) = (Duration::from_secs(7), Duration::from_secs(2));
@@ -21,7 +21,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     app.start_workers();
     let address = listener.local_addr()?;
     greet(&app, &format!("http://{address}"));
-    let router = mcp::router(&app);
+    let router = transport::router(&app);
     let mut serving = std::pin::pin!(http::serve(app.clone(), listener, router));
     let served = tokio::select! {
         served = &mut serving => served,
@@ -45,7 +45,7 @@ pub(super) async fn stdio(config: Config) -> anyhow::Result<ExitCode> {
     let app = open(config)?;
     app.start_workers();
     let served = tokio::select! {
-        served = mcp::serve_stdio(app.clone()) => served,
+        served = transport::serve_stdio(app.clone()) => served,
         signal = stop_signal() => signal.map(|_| ()),
     };
     app.stopping().cancel();

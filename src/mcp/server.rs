@@ -31,15 +31,15 @@ pub(super) const TENANT_META: &str = "dev.baton/tenant";
 const SUBSCRIPTIONS: usize = 1_000;
 
 /// What the handlers of one process share.
-pub(super) struct Shared {
-    pub(super) app: App,
+pub(crate) struct Shared {
+    pub(crate) app: App,
     pub(super) tools: Vec<Tool>,
     pub(super) info: ServerConfig,
-    pub(super) pumps: TaskTracker,
+    pub(crate) pumps: TaskTracker,
 }
 
 impl Shared {
-    pub(super) fn new(app: App) -> Self {
+    pub(crate) fn new(app: App) -> Self {
         let tools = tools::project(&app.catalog);
         Self {
             tools,
@@ -70,15 +70,15 @@ fn info() -> ServerConfig {
 tokio::task_local! {
     /// The tenant that path, header or process name for the HTTP request at hand. rmcp makes handlers inside the
     /// request's own task, so they can be born bound to it.
-    pub(super) static NAMED: Option<TenantId>;
+    pub(crate) static NAMED: Option<TenantId>;
 }
 
 /// The tenant that the HTTP request at hand names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Named(pub(super) Option<TenantId>);
+pub(crate) struct Named(pub(crate) Option<TenantId>);
 
 /// One legacy session, or one modern request, or one pipe. Dropped when it ends.
-pub(super) struct Session {
+pub(crate) struct Session {
     pub(super) ended: CancellationToken,
     pub(super) subscribed: Mutex<HashSet<String>>,
     /// The tenant of the one who sent `initialize`.
@@ -88,7 +88,7 @@ pub(super) struct Session {
 
 /// The one handler type.
 #[derive(Clone)]
-pub(super) struct Edge {
+pub(crate) struct Edge {
     pub(super) shared: Arc<Shared>,
     bound: Option<TenantId>,
     session: Arc<Session>,
@@ -96,7 +96,7 @@ pub(super) struct Edge {
 
 impl Edge {
     /// A handler whose callers are bound to `bound`, if it says so.
-    pub(super) fn new(shared: &Arc<Shared>, bound: Option<TenantId>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, bound: Option<TenantId>) -> Self {
         let ended = CancellationToken::new();
         Self {
             shared: shared.clone(),

@@ -1,6 +1,10 @@
 //! Stories through the real server: one binary, one file per feature.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+#![expect(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test fails where it stands, and nothing is reached from outside a test"
+)]
 
 mod program;
 mod support;

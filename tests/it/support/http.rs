@@ -46,7 +46,7 @@ impl Builder {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        let mcp = baton::mcp::router(&app).merge(self.extra);
+        let mcp = baton::transport::router(&app).merge(self.extra);
         serving.spawn(baton::http::serve(app.clone(), listener, mcp));
         HttpServer {
             app,

@@ -6,15 +6,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// The longest message that is read.
-pub const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 /// The most messages in one batch; without it, a megabyte of small requests asks for gigabytes of answers.
-pub const MAX_BATCH: usize = 100;
+pub(super) const MAX_BATCH: usize = 100;
 /// How deep `serde_json` follows arrays and objects.
 const MAX_DEPTH: usize = 128;
 
 /// What one line or body holds.
 #[derive(Debug)]
-pub enum Frame {
+pub(super) enum Frame {
     /// One message.
     One(Item),
     /// A batch of 2025-03-26: its answers go back together, in one array.
@@ -22,20 +22,20 @@ pub enum Frame {
 }
 
 /// A message to forward, or the error to send in its stead.
-pub type Item = Result<Box<ClientJsonRpcMessage>, Box<Refusal>>;
+pub(super) type Item = Result<Box<ClientJsonRpcMessage>, Box<Refusal>>;
 
 /// The JSON-RPC error for text that does not reach the handler.
 #[derive(Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// The request's id; null on the wire when it could not be read.
-    pub id: Option<RequestId>,
+    pub(super) id: Option<RequestId>,
     /// What is wrong.
-    pub error: ErrorData,
+    pub(super) error: ErrorData,
 }
 
 impl Refusal {
     /// -32700: the text is not JSON.
-    pub fn parse(message: impl Into<String>) -> Self {
+    pub(super) fn parse(message: impl Into<String>) -> Self {
         Self {
             id: None,
             error: ErrorData::parse_error(message.into(), None),
@@ -43,7 +43,7 @@ impl Refusal {
     }
 
     /// -32600: JSON, but no request that can be served.
-    pub fn invalid(id: Option<RequestId>, message: impl Into<String>) -> Self {
+    pub(super) fn invalid(id: Option<RequestId>, message: impl Into<String>) -> Self {
         Self {
             id,
             error: ErrorData::invalid_request(message.into(), None),
@@ -51,7 +51,7 @@ impl Refusal {
     }
 
     /// -32600: the message is longer than [`MAX_BYTES`].
-    pub fn too_long() -> Self {
+    pub(super) fn too_long() -> Self {
         Self::invalid(
             None,
             format!("the message is longer than the limit of {MAX_BYTES} bytes (1 MiB)"),
@@ -59,13 +59,13 @@ impl Refusal {
     }
 
     /// As it goes over the wire. rmcp's own type leaves a missing id out; JSON-RPC wants it to be null.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(super) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({"jsonrpc": "2.0", "id": self.id, "error": self.error})
     }
 }
 
 /// Reads one line or body. `None` for blank text, which is not worth an answer.
-pub fn read(text: &[u8]) -> Option<Frame> {
+pub(super) fn read(text: &[u8]) -> Option<Frame> {
     if text.len() > MAX_BYTES {
         return Some(refused(Refusal::too_long()));
     }

@@ -20,12 +20,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::early::commit_early;
-use super::server::{Edge, NAMED, Named, Shared};
 use super::sse::SseServer;
 use crate::app::App;
 use crate::ctx::choose_tenant;
 use crate::error::Result;
 use crate::id::TenantId;
+use crate::mcp::{Edge, NAMED, Named, Shared};
 
 /// The longest message.
 pub(super) const LONGEST_MESSAGE: usize = 1 << 20;

@@ -27,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::http::{LONGEST_MESSAGE, refuse};
-use super::server::{Edge, Named, Shared};
+use crate::mcp::{Edge, Named, Shared};
 
 /// Sessions at a time.
 const SESSIONS: usize = 4_096;
