@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::call::Target;
-use super::serve::stop_signal;
+use super::serve::StopSignals;
 use super::{Common, block_on};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -89,6 +89,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let once = args.once;
     let (options, target, config) = args.split()?;
     block_on(async move {
+        let mut signals = StopSignals::listen()?;
         let actor = options.agent_id.to_string();
         let (remote, app) = target.open(config, &actor)?;
         if let Some(app) = &app {
@@ -106,8 +107,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let worked = loop {
             tokio::select! {
                 worked = &mut working => break worked,
-                signal = stop_signal() => {
-                    signal?;
+                _ = signals.next() => {
                     if stop.soon.is_cancelled() {
                         stop.now.cancel();
                     }
