@@ -50,6 +50,9 @@ impl Target {
         actor: &str,
     ) -> anyhow::Result<(Remote, Option<crate::app::App>)> {
         if let Some(url) = &self.url {
+            // What stands in a client's configuration is the endpoint; its server is meant.
+            let url = url.trim_end_matches('/');
+            let url = url.strip_suffix("/mcp").unwrap_or(url);
             return Ok((Remote::rest(url, config.tenant)?, None));
         }
         let tenant = choose_tenant(config.tenant.as_ref(), &[])?;
