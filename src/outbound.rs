@@ -16,6 +16,8 @@ use crate::id::TenantId;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Time for a whole call: the longest wait of an operation and some.
 const CALL: Duration = Duration::from_secs(75);
+/// Time that a connection is kept for the next call; less than the server keeps it, so that none is used as it closes.
+const IDLE: Duration = Duration::from_mins(1);
 /// Bytes of an answer at most.
 const ANSWER: usize = 64 * 1024 * 1024;
 /// The header that names the tenant.
@@ -61,6 +63,7 @@ impl Client {
         let http = builder
             .connect_timeout(CONNECT)
             .timeout(CALL)
+            .pool_idle_timeout(IDLE)
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             .user_agent(concat!("baton/", env!("CARGO_PKG_VERSION")))

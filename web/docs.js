@@ -85,27 +85,32 @@ function inner(schema) {
   return schema.properties && Object.keys(schema.properties).length ? schema : null;
 }
 
-/** One row per field, nested fields below theirs. */
-function fieldRows(schema, place, depth = 0) {
+/**
+ * One row per field, nested fields below theirs. `output` says which fields may be absent instead of which must be there;
+ * `known` is a schema that describes fields of the same names, for one that does not.
+ */
+function fieldRows(schema, { place, output, known } = {}, depth = 0) {
   schema = resolve(schema);
   const required = new Set(schema.required || []);
   const names = Object.keys(schema.properties || {});
   const ordered = [...names.filter((name) => required.has(name)), ...names.filter((name) => !required.has(name))];
   return ordered.flatMap((name) => {
-    const field = resolve(schema.properties[name]);
-    const row = fieldRow(name, field, { depth, place, required: required.has(name) });
+    const other = known && resolve((inner(known) || {}).properties)[name];
+    const field = { description: other && resolve(other).description, ...resolve(schema.properties[name]) };
+    const row = fieldRow(name, field, { depth, place, output, required: required.has(name) });
     const below = depth < DEPTH ? inner(field) : null;
-    return below ? [row, ...fieldRows(below, undefined, depth + 1)] : [row];
+    return below ? [row, ...fieldRows(below, { output, known: other }, depth + 1)] : [row];
   });
 }
 
-function fieldRow(name, field, { depth = 0, place, required }) {
+function fieldRow(name, field, { depth = 0, place, output, required }) {
   const choices = choicesOf(field);
   const limits = limitsOf(field);
   return make("tr", {},
     make("td", { class: "name" }, make("div", { class: "field depth-" + depth },
       make("span", { class: "mono" }, name),
-      required && make("span", { class: "required" }, "required"),
+      required && !output && make("span", { class: "required" }, "required"),
+      !required && output && make("span", { class: "place" }, "if there is one"),
       place && place !== "body" && make("span", { class: "place" }, "in " + place),
       make("span", { class: "kind" }, kindOf(field)))),
     make("td", {},
@@ -153,14 +158,14 @@ function inputTable(operation) {
       return [fieldRow(parameter.name, field, { place: parameter.in, required: parameter.required })];
     });
   const body = bodyOf(operation);
-  if (body) rows.push(...fieldRows(body.schema, "body"));
+  if (body) rows.push(...fieldRows(body.schema, { place: "body" }));
   return fieldTable(rows);
 }
 
 function outputTable(operation) {
   const content = (operation.responses["200"] || {}).content || {};
   const schema = (content["application/json"] || {}).schema;
-  return fieldTable(schema ? fieldRows(schema) : []);
+  return fieldTable(schema ? fieldRows(schema, { output: true }) : []);
 }
 
 function quoted(text) {
@@ -262,14 +267,19 @@ function operationSection(tool) {
 
 /* ---- The page ---- */
 
-function payloadsSection(document) {
+function payloadsSection(document, tools) {
   const { Problem, ...payloads } = document.components.schemas;
+  const takes = (name) => (route) => ((bodyOf(route.operation) || {}).schema || {}).$ref === "#/components/schemas/" + name;
+  const table = (name, schema) => {
+    const tool = tools.find((tool) => tool.routes.some(takes(name)));
+    return fieldTable(fieldRows(schema, { known: tool && bodyOf(tool.routes[0].operation).schema }));
+  };
   return make("section", { class: "operation", id: "payloads" },
     make("h2", {}, "Strict payloads"),
     make("p", {}, "Some paths take a published schema whole: what the operation itself would default is required there. Unknown fields are refused."),
     Object.entries(payloads).map(([name, schema]) => make("details", { id: "payload-" + name },
       make("summary", {}, make("code", {}, name), schema.description && make("span", { class: "about" }, schema.description)),
-      fieldTable(fieldRows(schema)))));
+      table(name, schema))));
 }
 
 function errorsSection(document) {
@@ -379,7 +389,7 @@ async function start() {
     groups.set(name, [...(groups.get(name) || []), tool]);
   }
   document.getElementById("about").append(...paragraphs(openapi.info.description));
-  main.append(...[...groups.values()].flat().map(operationSection), payloadsSection(openapi), errorsSection(openapi));
+  main.append(...[...groups.values()].flat().map(operationSection), payloadsSection(openapi, tools), errorsSection(openapi));
   document.getElementById("contents").append(...contents(groups));
   document.getElementById("filter").addEventListener("input", (event) => filterBy(event.target.value, tools));
   addEventListener("hashchange", () => {

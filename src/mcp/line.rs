@@ -45,18 +45,28 @@ struct State {
     queue: Vec<u8>,
     lines: usize,
     writing: bool,
-    /// No more lines: write what there is and end.
-    closed: bool,
-    broken: bool,
+    stage: Stage,
     /// Requests that were handed on and have no answer yet.
     open: HashMap<RequestId, Open>,
     /// Open requests that end with an answer of their own accord, which a listener does not.
     pending: usize,
     batches: HashMap<u64, Batch>,
     next_batch: u64,
-    draining: bool,
     /// rmcp, waiting for room.
     waker: Option<Waker>,
+}
+
+/// The life of the output; it only moves forward.
+#[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    #[default]
+    Serving,
+    /// Somebody waits for silence.
+    Draining,
+    /// No more lines: write what there is and end.
+    Closed,
+    /// The client has gone.
+    Broken,
 }
 
 pub(super) struct Open {
@@ -74,18 +84,17 @@ struct Batch {
 
 impl State {
     fn full(&self) -> bool {
-        !self.broken
-            && !self.closed
+        self.stage < Stage::Closed
             && (self.lines >= MAX_OPEN || self.queue.len() >= MAX_QUEUED_BYTES)
     }
 
     fn quiet(&self) -> bool {
-        self.broken || (self.pending == 0 && self.queue.is_empty() && !self.writing)
+        self.stage == Stage::Broken || (self.pending == 0 && self.queue.is_empty() && !self.writing)
     }
 
     /// Puts one message where it belongs: on its own line, or into the answer of its batch.
     fn put(&mut self, message: &impl Serialize, batch: Option<u64>) {
-        if self.broken || self.closed {
+        if self.stage >= Stage::Closed {
             return;
         }
         let Some(number) = batch else {
@@ -142,6 +151,13 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until the client has read enough for another line.
+    fn room(&self) -> MutexGuard<'_, State> {
+        self.room
+            .wait_while(self.lock(), |state| state.full())
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Wakes whom the change concerns: call after every [`State::put`] or [`State::remove`].
     fn changed(&self, state: &State) {
         if !state.queue.is_empty() && !state.writing {
@@ -150,7 +166,7 @@ impl Line {
         if state.open.len() + 1 >= MAX_OPEN {
             self.room.notify_one();
         }
-        if state.draining {
+        if state.stage >= Stage::Draining {
             self.quieter.notify_one();
         }
     }
@@ -172,40 +188,26 @@ impl Line {
 
     /// From the reader: an error for something that never became a message.
     pub(super) fn refuse(&self, refusal: &Refusal, batch: Option<u64>) {
-        let mut state = self.lock();
-        while state.full() {
-            state = self
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let mut state = self.room();
         state.put(&refusal.to_json(), batch);
         self.changed(&state);
     }
 
     /// Waits for room, then notes that `id` will be answered.
     pub(super) fn admit(&self, id: &RequestId, open: Open) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        while state.full() {
-            state = self
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        let (mut state, _) = self
-            .room
-            .wait_timeout_while(state, PATIENCE, |state| {
-                state.open.len() >= MAX_OPEN && !state.broken
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if state.open.len() >= MAX_OPEN {
-            return Err(Refusal::invalid(
-                Some(id.clone()),
-                format!(
-                    "{MAX_OPEN} requests are waiting for their answers, which is the limit of one connection: \
-                     cancel some, or wait"
-                ),
-            ));
+        let mut state = self.room();
+        let mut patient = true;
+        while state.open.len() >= MAX_OPEN && state.stage < Stage::Closed {
+            if !patient {
+                return Err(crowded(id));
+            }
+            let waited = self.room.wait_timeout_while(state, PATIENCE, |state| {
+                state.open.len() >= MAX_OPEN && !state.full() && state.stage < Stage::Closed
+            });
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            // Answers that the client leaves unread are no reason to refuse it anything.
+            patient = self.lock().full();
+            state = self.room();
         }
         if state.open.contains_key(id) {
             return Err(Refusal::invalid(
@@ -265,7 +267,10 @@ impl Line {
             () = stop.cancelled() => {}
         }
         let silence = async {
-            self.lock().draining = true;
+            {
+                let mut state = self.lock();
+                state.stage = state.stage.max(Stage::Draining);
+            }
             while !self.lock().quiet() {
                 self.quieter.notified().await;
             }
@@ -282,7 +287,7 @@ impl Line {
                 state.queue.append(&mut batch.text);
             }
         }
-        state.closed = true;
+        state.stage = state.stage.max(Stage::Closed);
         drop(state);
         self.work.notify_one();
         self.room.notify_one();
@@ -294,7 +299,7 @@ impl Line {
         let mut state = self.lock();
         loop {
             if state.queue.is_empty() {
-                if state.closed || state.broken {
+                if state.stage >= Stage::Closed {
                     break;
                 }
                 state = self
@@ -320,16 +325,26 @@ impl Line {
             state.writing = false;
             if let Err(error) = written {
                 tracing::debug!(%error, "the client has closed the output");
-                state.broken = true;
+                state.stage = Stage::Broken;
                 state.queue = Vec::new();
                 self.ended.cancel();
                 self.room.notify_one();
             }
-            if state.draining {
+            if state.stage >= Stage::Draining {
                 self.quieter.notify_one();
             }
         }
         drop(state);
         self.finished.cancel();
     }
+}
+
+fn crowded(id: &RequestId) -> Refusal {
+    Refusal::invalid(
+        Some(id.clone()),
+        format!(
+            "{MAX_OPEN} requests are waiting for their answers, which is the limit of one connection: cancel some, or \
+             wait"
+        ),
+    )
 }

@@ -9,7 +9,7 @@ mod line;
 mod listen;
 mod server;
 mod sse;
-mod stdio;
+pub mod stdio;
 mod tools;
 mod wire;
 
@@ -52,7 +52,13 @@ fn log(error: &Error) {
 /// Serves one client on standard input and output, until it closes them or the app stops.
 pub async fn serve_stdio(app: App) -> anyhow::Result<()> {
     let edge = Edge::new(&shared(&app), app.config.tenant.clone());
-    stdio::serve(edge, std::io::stdin(), std::io::stdout(), app.stopping().clone()).await
+    stdio::serve(
+        edge,
+        std::io::stdin(),
+        std::io::stdout(),
+        app.stopping().clone(),
+    )
+    .await
 }
 
 /// What the handlers of one process share.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 pub const MAX_BYTES: usize = 1 << 20;
 /// The most messages in one batch; without it, a megabyte of small requests asks for gigabytes of answers.
 pub const MAX_BATCH: usize = 100;
-/// How deep serde_json follows arrays and objects.
+/// How deep `serde_json` follows arrays and objects.
 const MAX_DEPTH: usize = 128;
 
 /// What one line or body holds.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use jsonschema::{Draft, PatternOptions, Validator};
-use schemars::generate::SchemaSettings;
+use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value};
 
@@ -14,16 +14,17 @@ const DEPTH: usize = 32;
 /// Findings shown at once; the rest is counted.
 const FINDINGS: usize = 20;
 
-/// The schema of what a type is written as: what may be left out is not required.
+/// The schema of what an operation answers: a field that may be left out is not required.
 pub(super) fn of_output<T: JsonSchema>() -> Map<String, Value> {
-    of::<T>(SchemaSettings::draft2020_12().for_serialize())
+    of::<T>(Contract::Serialize)
 }
 
 /// The schema of a type: inlined, an object at the root, without `null` types, which several hosts refuse.
-fn of<T: JsonSchema>(settings: SchemaSettings) -> Map<String, Value> {
-    let settings = settings.with(|settings| {
+fn of<T: JsonSchema>(contract: Contract) -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
+        settings.contract = contract;
     });
     let schema = settings.into_generator().into_root_schema_for::<T>();
     let mut value = Schema::to_value(schema);
@@ -37,9 +38,9 @@ fn of<T: JsonSchema>(settings: SchemaSettings) -> Map<String, Value> {
     }
 }
 
-/// The schema of what a type is read from, refusing fields that it does not name.
+/// The schema of what an operation takes, refusing fields that it does not name.
 pub(super) fn of_input<T: JsonSchema>() -> Map<String, Value> {
-    let mut schema = Value::Object(of::<T>(SchemaSettings::draft2020_12()));
+    let mut schema = Value::Object(of::<T>(Contract::Deserialize));
     refuse_unknown(&mut schema);
     match schema {
         Value::Object(schema) => schema,

@@ -337,3 +337,97 @@ async fn the_client_calls_routes_and_gets_errors_back_as_they_were() {
         .unwrap_err();
     assert_eq!(error.code(), "remote_unreachable");
 }
+
+/// Calls an operation by its canonical route, and holds what it answers to the schema that it publishes.
+async fn checked(server: &HttpServer, name: &str, input: Value) -> Value {
+    let op = server.app.catalog.op(name).unwrap();
+    let client = Client::new(&server.url(""), None).unwrap();
+    let fields = input.as_object().cloned().unwrap();
+    let route = &op.routes[0];
+    let output = client.call(route.method, route.path, fields).await.unwrap();
+    let schema = Value::Object(op.output_schema.clone());
+    let findings: Vec<String> = jsonschema::draft202012::new(&schema)
+        .unwrap()
+        .iter_errors(&output)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(findings.is_empty(), "{name} {output}: {findings:?}");
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_life_over_rest_answers_what_the_schemas_say() {
+    let server = HttpServer::start().await;
+    let created = checked(&server, "task_dispatch", json!({"description": "x"})).await;
+    let id = &created["task_id"];
+    checked(
+        &server,
+        "task_dispatch",
+        json!({"task_id": "next", "description": "y", "depends_on": [id]}),
+    )
+    .await;
+    checked(&server, "task_list", json!({})).await;
+    checked(&server, "task_get", json!({"task_id": id})).await;
+    checked(
+        &server,
+        "task_update",
+        json!({"task_id": id, "priority": "high"}),
+    )
+    .await;
+    let claimed = checked(&server, "task_claim", json!({"agent_id": "ada"})).await;
+    let token = &claimed["tasks"][0]["lease"]["token"];
+    let leases =
+        json!([{"task_id": id, "lease_token": token}, {"task_id": "no", "lease_token": "no"}]);
+    checked(
+        &server,
+        "task_heartbeat",
+        json!({"agent_id": "ada", "leases": leases}),
+    )
+    .await;
+    let report = |kind: &str, data: Value| json!({"task_id": id, "agent_id": "ada", "lease_token": token, "notification_type": kind, "data": data});
+    checked(&server, "task_notify", report("started", json!({}))).await;
+    checked(
+        &server,
+        "task_notify",
+        report(
+            "escalated",
+            json!({"reason": "unsure", "question": "which?"}),
+        ),
+    )
+    .await;
+    checked(
+        &server,
+        "task_wait",
+        json!({"task_ids": [id], "wait_seconds": 0}),
+    )
+    .await;
+    checked(
+        &server,
+        "task_answer",
+        json!({"task_id": id, "answer": "this"}),
+    )
+    .await;
+    checked(&server, "task_get", json!({"task_id": id})).await;
+    let end = json!({"task_id": id, "agent_id": "ada", "lease_token": token, "reason": "success", "result": [1]});
+    checked(&server, "task_end", end).await;
+    let done = checked(&server, "task_get", json!({"task_id": id})).await;
+    assert_eq!(
+        (&done["state"], &done["result"]),
+        (&json!("completed"), &json!([1]))
+    );
+    checked(
+        &server,
+        "task_cancel",
+        json!({"task_id": "next", "reason": "enough"}),
+    )
+    .await;
+    checked(&server, "task_retry", json!({"task_id": "next"})).await;
+    checked(
+        &server,
+        "task_run",
+        json!({"description": "z", "wait_seconds": 0}),
+    )
+    .await;
+    let all = json!({"task_ids": [id, "next"], "until": "all", "wait_seconds": 0});
+    checked(&server, "task_wait", all).await;
+}

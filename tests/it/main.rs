@@ -10,6 +10,7 @@ mod cli_verbs;
 mod http_edge;
 mod http_openapi;
 mod http_rest;
+mod mcp_stdio;
 mod tasks;
 mod work_life;
 mod work_rest;

@@ -17,26 +17,26 @@ use tokio::task::JoinSet;
 
 /// How a server is to be started.
 #[derive(Default)]
-pub struct Builder {
+pub(crate) struct Builder {
     settings: Settings,
     extra: Router,
 }
 
 impl Builder {
     /// Settings besides the address and the folder.
-    pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
         self
     }
 
     /// Routes that are mounted beside MCP's.
-    pub fn extra(mut self, extra: Router) -> Self {
+    pub(crate) fn extra(mut self, extra: Router) -> Self {
         self.extra = self.extra.merge(extra);
         self
     }
 
     /// Starts it.
-    pub async fn start(self) -> HttpServer {
+    pub(crate) async fn start(self) -> HttpServer {
         let data = tempfile::tempdir().unwrap();
         let mut settings = self.settings;
         settings.data = Some(data.path().to_owned());
@@ -69,48 +69,48 @@ fn client() -> reqwest::Client {
 }
 
 /// A running server.
-pub struct HttpServer {
-    pub app: App,
-    pub address: SocketAddr,
+pub(crate) struct HttpServer {
+    pub(crate) app: App,
+    pub(crate) address: SocketAddr,
     /// Its folder, gone with the server.
-    pub data: TempDir,
+    pub(crate) data: TempDir,
     serving: JoinSet<std::io::Result<()>>,
     http: reqwest::Client,
 }
 
 impl HttpServer {
     /// One with the usual settings.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::builder().start().await
     }
 
     /// One with unusual settings.
-    pub fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         Builder::default()
     }
 
     /// The address of `path`.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// A request, to be completed and sent.
-    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, self.url(path))
     }
 
     /// Reads `path`.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }
 
     /// Sends `body` to `path`.
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         Answer::of(self.request(Method::POST, path).json(body)).await
     }
 
     /// Sends exactly `text` and returns all that comes back until the server closes, or stops sending for a while.
-    pub async fn raw(&self, text: &str) -> String {
+    pub(crate) async fn raw(&self, text: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
@@ -123,7 +123,7 @@ impl HttpServer {
     }
 
     /// Stops it as the program does, and returns when everything has ended.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.app.stopping().cancel();
         self.serving.join_next().await.unwrap().unwrap().unwrap();
         self.app.stop().await;
@@ -132,17 +132,17 @@ impl HttpServer {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
     /// Null when it is not JSON.
-    pub body: Value,
+    pub(crate) body: Value,
 }
 
 impl Answer {
     /// Sends `request`.
-    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.unwrap();
@@ -156,7 +156,7 @@ impl Answer {
     }
 
     /// A header as text; empty when it is absent.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .and_then(|value| value.to_str().ok())
@@ -165,7 +165,7 @@ impl Answer {
 
     /// Asserts that this is a problem with this status and code.
     #[track_caller]
-    pub fn is_problem(&self, status: u16, code: &str) -> &Self {
+    pub(crate) fn is_problem(&self, status: u16, code: &str) -> &Self {
         assert_eq!(
             (self.status, self.body["code"].as_str()),
             (status, Some(code)),

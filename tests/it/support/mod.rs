@@ -1,6 +1,6 @@
 //! A server of the test's own: temporary data, a clock that the test moves, seeded randomness.
 
-pub mod http;
+pub(crate) mod http;
 
 use std::sync::Arc;
 use std::time::Duration;
