@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::{Map, Value};
 
+use super::serve::StopSignals;
 use super::{Common, block_on, open, print, print_json};
 use crate::config::Config;
 use crate::ctx::choose_tenant;
@@ -49,6 +50,9 @@ impl Target {
         actor: &str,
     ) -> anyhow::Result<(Remote, Option<crate::app::App>)> {
         if let Some(url) = &self.url {
+            // What stands in a client's configuration is the endpoint; its server is meant.
+            let url = url.trim_end_matches('/');
+            let url = url.strip_suffix("/mcp").unwrap_or(url);
             return Ok((Remote::rest(url, config.tenant)?, None));
         }
         let tenant = choose_tenant(config.tenant.as_ref(), &[])?;
@@ -68,10 +72,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let input = read_input(args.input.as_deref())?;
     block_on(async move {
+        let mut stop = StopSignals::listen()?;
         let (remote, app) = args.target.open(config, "cli")?;
         let called = tokio::select! {
             called = remote.call(&operation, input) => called,
-            signal = super::serve::stop_signal() => Err(interrupted(signal?)),
+            signal = stop.next() => Err(interrupted(signal)),
         };
         if let Some(app) = app {
             app.stop().await;

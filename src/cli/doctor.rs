@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::config::{Config, Places};
 use crate::error::Result;
 use crate::events;
+use crate::outbound::Client;
 use crate::tasks::counts;
 
 /// Free bytes below which the data folder is in trouble, and soon will be.
@@ -67,7 +68,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn examine(config: Config, findings: &mut Findings) -> anyhow::Result<ExitCode> {
     let data = config.data.clone();
-    findings.add("port", port(&config));
+    findings.add("port", port(&config).await);
     match open(config) {
         Ok(app) => {
             findings.add("data folder", folder(&data));
@@ -204,21 +205,30 @@ fn clock(app: &App) -> Finding {
 }
 
 /// Whether a server could listen, or who does.
-fn port(config: &Config) -> Finding {
+async fn port(config: &Config) -> Finding {
     let address = config.listen;
     match TcpListener::bind(address) {
         Ok(_) => Fine(format!("{address} is free for `baton serve`")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Doubtful(
-            format!("somebody listens on {address} already"),
-            format!(
-                "`baton status --url http://{address}` tells whether it is a Baton; else serve elsewhere with --listen"
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match health(config).await {
+            Some(version) => Fine(format!("a Baton {version} serves on {address}")),
+            None => Doubtful(
+                format!("something that is no Baton listens on {address}"),
+                "end it, or serve on another port with --listen".into(),
             ),
-        ),
+        },
         Err(error) => Broken(
             format!("{address}: {error}"),
             "choose an address of this machine with --listen 127.0.0.1:5050".into(),
         ),
     }
+}
+
+/// The version of the Baton that answers there.
+async fn health(config: &Config) -> Option<String> {
+    let client = Client::new(&format!("http://{}", config.listen), None).ok()?;
+    let health = client.get("/health").await.ok()?;
+    let is_ours = health["service"] == "baton";
+    is_ours.then(|| health["version"].as_str().map(str::to_owned))?
 }
 
 /// Whether a client knows of Baton, and whether what it knows is still there.

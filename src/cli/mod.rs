@@ -212,11 +212,15 @@ fn print_json(value: &Value) -> anyhow::Result<()> {
 fn complain(error: &anyhow::Error) {
     // Writing to a string can't fail.
     let mut text = format!("error: {error}\n");
-    for cause in error.chain().skip(1) {
+    let mut causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    // Some libraries repeat their own message as its cause.
+    causes.dedup();
+    for cause in causes {
         let _ = writeln!(text, "  because: {cause}");
     }
     let findings = error.downcast_ref::<Error>().map(Error::findings);
-    for finding in findings.unwrap_or_default() {
+    // A single finding is what the message says already.
+    for finding in findings.filter(|all| all.len() > 1).unwrap_or_default() {
         let path = if finding.path.is_empty() {
             "/"
         } else {

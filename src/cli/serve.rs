@@ -16,6 +16,7 @@ use crate::{http, transport};
 const GRACE: (Duration, Duration) = (Duration::from_secs(7), Duration::from_secs(2));
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let mut stop = StopSignals::listen()?;
     let listener = bind(&config).await?;
     let app = open(config)?;
     app.start_workers();
@@ -25,13 +26,13 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut serving = std::pin::pin!(http::serve(app.clone(), listener, router));
     let served = tokio::select! {
         served = &mut serving => served,
-        signal = stop_signal() => {
-            tracing::info!("{} received, stopping", signal?);
+        signal = stop.next() => {
+            tracing::info!("{signal} received, stopping");
             app.stopping().cancel();
             // Whoever does not finish in time sees its connection end.
             tokio::select! {
                 served = tokio::time::timeout(GRACE.0, &mut serving) => served.unwrap_or(Ok(())),
-                _ = stop_signal() => Ok(()),
+                _ = stop.next() => Ok(()),
             }
         }
     };
@@ -42,11 +43,12 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn stdio(config: Config) -> anyhow::Result<ExitCode> {
+    let mut stop = StopSignals::listen()?;
     let app = open(config)?;
     app.start_workers();
     let served = tokio::select! {
         served = transport::serve_stdio(app.clone()) => served,
-        signal = stop_signal() => signal.map(|_| ()),
+        _ = stop.next() => Ok(()),
     };
     app.stopping().cancel();
     // A client that closed the pipe waits for this process to be gone.
@@ -90,22 +92,46 @@ fn greet(app: &App, url: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Returns the name of the signal that asks this process to stop.
-#[cfg(unix)]
-pub(super) async fn stop_signal() -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        _ = hangup.recv() => "SIGHUP",
-    })
+/// The signals that ask this process to stop. From when this is made on, none of them just ends it.
+pub(super) struct StopSignals {
+    #[cfg(unix)]
+    signals: [(&'static str, tokio::signal::unix::Signal); 3],
 }
 
-#[cfg(not(unix))]
-pub(super) async fn stop_signal() -> anyhow::Result<&'static str> {
-    tokio::signal::ctrl_c().await?;
-    Ok("Ctrl-C")
+impl StopSignals {
+    #[cfg(unix)]
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            signals: [
+                ("SIGTERM", signal(SignalKind::terminate())?),
+                ("SIGINT", signal(SignalKind::interrupt())?),
+                ("SIGHUP", signal(SignalKind::hangup())?),
+            ],
+        })
+    }
+
+    /// Returns the name of the next one.
+    #[cfg(unix)]
+    pub(super) async fn next(&mut self) -> &'static str {
+        let [terminate, interrupt, hangup] = &mut self.signals;
+        tokio::select! {
+            _ = terminate.1.recv() => terminate.0,
+            _ = interrupt.1.recv() => interrupt.0,
+            _ = hangup.1.recv() => hangup.0,
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    pub(super) async fn next(&mut self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "Ctrl-C",
+            Err(_) => std::future::pending().await,
+        }
+    }
 }

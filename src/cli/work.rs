@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::call::Target;
-use super::serve::stop_signal;
+use super::serve::StopSignals;
 use super::{Common, block_on};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::error::{Error, Finding};
 use crate::id::AgentId;
 use crate::random::Random;
 use crate::work::{self, Options, Stop};
@@ -87,8 +88,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let once = args.once;
+    let concurrency = args.concurrency;
     let (options, target, config) = args.split()?;
     block_on(async move {
+        let mut signals = StopSignals::listen()?;
         let actor = options.agent_id.to_string();
         let (remote, app) = target.open(config, &actor)?;
         if let Some(app) = &app {
@@ -106,8 +109,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let worked = loop {
             tokio::select! {
                 worked = &mut working => break worked,
-                signal = stop_signal() => {
-                    signal?;
+                _ = signals.next() => {
                     if stop.soon.is_cancelled() {
                         stop.now.cancel();
                     }
@@ -118,7 +120,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Some(app) = app {
             app.stop().await;
         }
-        let tally = worked?;
+        let tally = worked.map_err(|error| explain(error, concurrency))?;
         tracing::info!(
             "{actor} ends: {} succeeded, {} failed, {} let go",
             tally.succeeded,
@@ -169,6 +171,20 @@ impl Args {
         };
         Ok((options, self.target, config))
     }
+}
+
+/// Says which flags to change when the server does not want to give so many tasks.
+fn explain(error: Error, concurrency: u16) -> anyhow::Error {
+    let is_limit = |finding: &Finding| finding.path == "/max_concurrent_tasks";
+    let limited = error.findings().iter().any(is_limit);
+    let error = anyhow::Error::new(error);
+    if limited {
+        return error.context(format!(
+            "--concurrency {concurrency} is more than this Baton gives one executor; start the server (or, on a data folder, \
+             this executor) with --max-concurrent-tasks {concurrency}"
+        ));
+    }
+    error
 }
 
 /// Says where it runs, so that people find it.
