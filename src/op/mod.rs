@@ -158,8 +158,7 @@ impl Op {
             handler: Box::new(move |ctx, input| {
                 let operation = operation.clone();
                 Box::pin(async move {
-                    let input: I = serde_json::from_value(input)
-                        .map_err(|error| Error::invalid_at("", error.to_string()))?;
+                    let input: I = schema::parse(&input)?;
                     serde_json::to_value(operation(ctx, input).await?).map_err(Error::internal)
                 })
             }),

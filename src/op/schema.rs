@@ -5,6 +5,7 @@ use std::fmt::Write;
 use jsonschema::{Draft, PatternOptions, Validator};
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Finding, Kind, Result};
@@ -117,6 +118,21 @@ pub fn compile(schema: &Value) -> std::result::Result<Validator, String> {
         )
         .build(schema)
         .map_err(|error| error.to_string())
+}
+
+/// Reads a checked input as its type, which knows more than its schema (that a date exists, say).
+pub(super) fn parse<T: DeserializeOwned>(input: &Value) -> Result<T> {
+    T::deserialize(input).or_else(|_| {
+        // The slower way also knows where.
+        serde_path_to_error::deserialize(input).map_err(|error| {
+            let segments: Vec<String> = error
+                .path()
+                .iter()
+                .map(|segment| format!("/{segment}"))
+                .collect();
+            Error::invalid_at(segments.concat(), error.inner().to_string())
+        })
+    })
 }
 
 /// Checks an input against limits that hold for every operation, then against its schema.

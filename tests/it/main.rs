@@ -9,12 +9,16 @@
 mod program;
 mod support;
 
+mod bad_input;
 mod cli_install;
 mod cli_verbs;
 mod http_edge;
 mod http_openapi;
 mod http_rest;
+mod isolation;
+mod lifecycle;
 mod mcp_stdio;
+mod steering;
 mod tasks;
 mod work_life;
 mod work_rest;

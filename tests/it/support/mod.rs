@@ -8,6 +8,7 @@ use std::time::Duration;
 use baton::app::App;
 use baton::clock::{Clock, Time};
 use baton::config::{Config, Settings};
+use baton::ctx::Ctx;
 use baton::error::Error;
 use baton::random::Random;
 use baton::tasks::reap;
@@ -73,6 +74,20 @@ impl Server {
             panic!("an input is an object")
         };
         self.app.catalog.call(ctx, op, input).await
+    }
+
+    /// A context for `tenant`.
+    pub fn ctx(&self, tenant: &str) -> Ctx {
+        self.app
+            .system
+            .ctx(tenant.parse().expect("a tenant"), "test")
+    }
+
+    /// Calls an operation for `tenant` that must succeed.
+    pub async fn call_as(&self, tenant: &str, op: &str, input: Value) -> Value {
+        self.try_call_as(tenant, op, input.clone())
+            .await
+            .unwrap_or_else(|error| panic!("{op} {input}: {error:?}"))
     }
 
     /// Calls an operation for the default tenant.

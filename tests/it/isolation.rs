@@ -1,0 +1,210 @@
+//! Two tenants side by side: nothing of one is ever visible to the other, by whatever operation, resource or error.
+
+use baton::op::Op;
+use serde_json::{Value, json};
+
+use crate::support::Server;
+
+/// What only acme knows. Each stands somewhere in acme's data.
+const MARKS: [&str; 8] = [
+    "acme-task-1",
+    "acme-secret-description",
+    "acme-secret-data",
+    "acme-agent",
+    "acme-secret-step",
+    "acme-secret-result",
+    "acme-secret-reason",
+    "acme-capability",
+];
+
+/// A server on which acme has a task in every state, full of marks.
+async fn with_acmes_data() -> Server {
+    let server = Server::start();
+    for number in 1..=4 {
+        let input = json!({
+            "task_id": format!("acme-task-{number}"), "description": "acme-secret-description",
+            "title": "acme-secret-description", "task_data": {"key": "acme-secret-data"},
+            "required_capabilities": ["acme-capability"], "project_id": "acme-secret-data",
+            "orchestrator_info": {"agent_id": "acme-agent"},
+        });
+        server.call_as("acme", "task_dispatch", input).await;
+    }
+    let claim =
+        json!({"agent_id": "acme-agent", "capabilities": ["acme-capability"], "max_tasks": 3});
+    let claimed = server.call_as("acme", "task_claim", claim).await;
+    for (index, task) in claimed["tasks"].as_array().unwrap().iter().enumerate() {
+        let held = |fields: Value| {
+            let mut input = json!({
+                "task_id": task["task_id"], "agent_id": "acme-agent", "lease_token": task["lease"]["token"],
+            });
+            input
+                .as_object_mut()
+                .unwrap()
+                .extend(fields.as_object().unwrap().clone());
+            input
+        };
+        let progress = json!({"notification_type": "progress", "notification_id": format!("acme-note-{index}"),
+            "data": {"progress": 10, "current_step": "acme-secret-step"}});
+        server.call_as("acme", "task_notify", held(progress)).await;
+        match index {
+            0 => {
+                let end = json!({"reason": "success", "result": "acme-secret-result"});
+                server.call_as("acme", "task_end", held(end)).await;
+            }
+            1 => {
+                let ask = json!({"notification_type": "escalated", "data": {"question": "acme-secret-reason"}});
+                server.call_as("acme", "task_notify", held(ask)).await;
+            }
+            _ => {}
+        }
+    }
+    let cancel = json!({"task_id": "acme-task-4", "reason": "acme-secret-reason"});
+    server.call_as("acme", "task_cancel", cancel).await;
+    server
+}
+
+/// The sample of `op`, speaking of `task_id`.
+fn about(op: &Op, task_id: &str) -> Value {
+    let mut input = (op.sample)();
+    let fields = input.as_object_mut().unwrap();
+    for name in ["task_id", "parent_task_id"] {
+        if fields.contains_key(name) {
+            fields.insert(name.into(), task_id.into());
+        }
+    }
+    if fields.contains_key("task_ids") {
+        fields.insert("task_ids".into(), json!([task_id]));
+    }
+    if fields.contains_key("leases") {
+        fields["leases"][0]["task_id"] = task_id.into();
+    }
+    input
+}
+
+/// What a call answers, as one text.
+async fn answer(server: &Server, op: &str, input: Value) -> String {
+    match server.try_call_as("globex", op, input).await {
+        Ok(output) => output.to_string(),
+        Err(error) => serde_json::to_string(&error.body()).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_id_answers_exactly_as_an_unknown_one() {
+    let server = with_acmes_data().await;
+    for op in server.app.catalog.ops() {
+        for number in 1..=4 {
+            let foreign = format!("acme-task-{number}");
+            let found = answer(&server, op.name, about(op, &foreign)).await;
+            let unknown = answer(&server, op.name, about(op, "never-was-one")).await;
+            if op.name.starts_with("task_dispatch")
+                || op.name == "task_run"
+                || op.name == "task_claim"
+            {
+                continue;
+            }
+            assert_eq!(
+                found.replace(&foreign, "never-was-one"),
+                unknown,
+                "{}",
+                op.name
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_answer_shows_anything_of_another_tenant() {
+    let server = with_acmes_data().await;
+    for op in server.app.catalog.ops() {
+        let mut inputs = vec![(op.sample)(), about(op, "globex-task")];
+        if op.name == "task_claim" {
+            inputs.push(json!({"agent_id": "acme-agent", "capabilities": ["acme-capability"], "max_tasks": 5}));
+        }
+        if op.name == "task_list" {
+            inputs.push(json!({"limit": 200}));
+            inputs.push(json!({"agent_id": "acme-agent"}));
+        }
+        for input in inputs {
+            let told = input.to_string();
+            let output = answer(&server, op.name, input).await;
+            for mark in MARKS {
+                // What a caller said itself is no secret.
+                assert!(
+                    told.contains(mark) || !output.contains(mark),
+                    "{}: {output}",
+                    op.name
+                );
+            }
+        }
+    }
+    let claimed =
+        json!({"agent_id": "x", "capabilities": ["acme-capability", "shell"], "max_tasks": 5});
+    let claimed = server.call_as("globex", "task_claim", claimed).await;
+    assert!(!claimed.to_string().contains("acme"), "{claimed}");
+}
+
+#[tokio::test]
+async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
+    let server = with_acmes_data().await;
+    let (acme, globex) = (server.ctx("acme"), server.ctx("globex"));
+    let catalog = &server.app.catalog;
+    for uri in [
+        "baton://tasks/acme-task-1",
+        "baton://tasks/acme-task-1/report",
+    ] {
+        assert!(catalog.read(&acme, uri).is_ok(), "{uri}");
+        let foreign = catalog.read(&globex, uri).unwrap_err();
+        let unknown = catalog
+            .read(&globex, &uri.replace("acme-task-1", "nothing"))
+            .unwrap_err();
+        assert_eq!(foreign.code(), unknown.code());
+        assert_eq!(
+            foreign.message().replace("acme-task-1", "nothing"),
+            unknown.message()
+        );
+    }
+    let (items, _) = catalog.list(&globex, None, 100).unwrap();
+    assert!(items.iter().all(|(_, item)| !item.uri.contains("acme")));
+    let (items, _) = catalog.list(&acme, None, 100).unwrap();
+    assert_eq!(
+        items
+            .iter()
+            .filter(|(_, item)| item.uri.contains("acme"))
+            .count(),
+        4
+    );
+    for kind in catalog.resources() {
+        for prefix in ["", "acme", "acme-task"] {
+            let values = catalog
+                .complete(&globex, kind.template, "task_id", prefix)
+                .unwrap();
+            assert!(
+                values.iter().all(|value| !value.contains("acme")),
+                "{values:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_ids_in_two_tenants_are_two_tasks() {
+    let server = with_acmes_data().await;
+    let input = json!({"task_id": "acme-task-1", "description": "ours"});
+    let ours = server.call_as("globex", "task_dispatch", input).await;
+    assert_eq!(
+        (&ours["created"], &ours["state"]),
+        (&json!(true), &json!("pending"))
+    );
+    let theirs = server
+        .call_as("acme", "task_get", json!({"task_id": "acme-task-1"}))
+        .await;
+    assert_eq!(theirs["state"], "completed");
+    server
+        .call_as("globex", "task_cancel", json!({"task_id": "acme-task-1"}))
+        .await;
+    let theirs = server
+        .call_as("acme", "task_get", json!({"task_id": "acme-task-1"}))
+        .await;
+    assert_eq!(theirs["state"], "completed");
+}
