@@ -1,0 +1,499 @@
+//! Random histories against a model of a task's life: what the server says must be what the model says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use baton::events;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::{Value, json};
+
+use crate::support::Server;
+
+const AGENTS: [&str; 3] = ["ada", "bob", "eve"];
+const LEASE: u64 = 60;
+const TIMEOUT: u64 = 500;
+
+/// One step of a history. Numbers pick tasks and agents.
+#[derive(Debug, Clone)]
+enum Step {
+    Dispatch {
+        depends_on: Vec<usize>,
+    },
+    Claim {
+        agent: usize,
+    },
+    Report {
+        task: usize,
+        stale: bool,
+    },
+    Ask {
+        task: usize,
+    },
+    Answer {
+        task: usize,
+    },
+    Beat {
+        task: usize,
+    },
+    End {
+        task: usize,
+        reason: &'static str,
+        stale: bool,
+    },
+    Cancel {
+        task: usize,
+    },
+    Retry {
+        task: usize,
+    },
+    Pass {
+        seconds: u64,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let task = 0..6_usize;
+    let reason = prop::sample::select(vec![
+        "success",
+        "partial",
+        "failure",
+        "timeout",
+        "cancelled",
+        "escalated",
+    ]);
+    let step = prop_oneof![
+        3 => prop::collection::vec(task.clone(), 0..3).prop_map(|depends_on| Step::Dispatch { depends_on }),
+        4 => (0..3_usize).prop_map(|agent| Step::Claim { agent }),
+        2 => (task.clone(), any::<bool>()).prop_map(|(task, stale)| Step::Report { task, stale }),
+        1 => task.clone().prop_map(|task| Step::Ask { task }),
+        1 => task.clone().prop_map(|task| Step::Answer { task }),
+        1 => task.clone().prop_map(|task| Step::Beat { task }),
+        4 => (task.clone(), reason, prop::bool::weighted(0.2)).prop_map(|(task, reason, stale)| Step::End { task, reason, stale }),
+        1 => task.clone().prop_map(|task| Step::Cancel { task }),
+        1 => task.prop_map(|task| Step::Retry { task }),
+        2 => prop::sample::select(vec![1, 10, 61, 501]).prop_map(|seconds| Step::Pass { seconds }),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// What the model knows of a task. Times are seconds since the start.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    state: &'static str,
+    depends_on: Vec<usize>,
+    retries: u32,
+    /// Who holds it, by what token, until when.
+    held: Option<(usize, String, u64)>,
+    old_token: Option<String>,
+    times_out_at: Option<u64>,
+    time_left: u64,
+    /// A retry pauses; after three seconds it is over in any case, before half a second in none.
+    resting: bool,
+}
+
+#[derive(Default)]
+struct Model {
+    tasks: Vec<Known>,
+    now: u64,
+}
+
+impl Model {
+    fn settle_dependents(&mut self) {
+        loop {
+            let mut changed = false;
+            for index in 0..self.tasks.len() {
+                if self.tasks[index].state != "blocked" {
+                    continue;
+                }
+                let states: Vec<_> = self.tasks[index]
+                    .depends_on
+                    .iter()
+                    .map(|other| self.tasks[*other].state)
+                    .collect();
+                if states
+                    .iter()
+                    .any(|state| matches!(*state, "failed" | "cancelled"))
+                {
+                    self.tasks[index].state = "cancelled";
+                    changed = true;
+                } else if states.iter().all(|state| *state == "completed") {
+                    self.tasks[index].state = "pending";
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+    }
+
+    fn let_go(&mut self, task: usize, state: &'static str) {
+        let known = &mut self.tasks[task];
+        if let Some((_, token, _)) = known.held.take() {
+            known.old_token = Some(token);
+        }
+        known.state = state;
+        known.times_out_at = None;
+        self.settle_dependents();
+    }
+
+    fn lose_or_retry(&mut self, task: usize) {
+        if self.tasks[task].retries < 2 {
+            self.tasks[task].retries += 1;
+            self.tasks[task].resting = true;
+            self.let_go(task, "pending");
+        } else {
+            self.let_go(task, "failed");
+        }
+    }
+
+    fn rest_in_escalated(&mut self, task: usize) {
+        self.let_go(task, "escalated");
+        self.tasks[task].times_out_at = Some(self.now + TIMEOUT);
+    }
+
+    /// Time passes and the reaper acts: first on timeouts, then on leases.
+    fn pass(&mut self, seconds: u64) {
+        self.now += seconds;
+        for task in 0..self.tasks.len() {
+            let known = &self.tasks[task];
+            if known.times_out_at.is_some_and(|at| at <= self.now) {
+                self.let_go(task, "failed");
+            } else if known
+                .held
+                .as_ref()
+                .is_some_and(|(_, _, until)| *until <= self.now)
+            {
+                if known.state == "escalated" {
+                    self.rest_in_escalated(task)
+                } else {
+                    self.lose_or_retry(task)
+                }
+            }
+            if seconds >= 10 {
+                self.tasks[task].resting = self.tasks[task].resting
+                    && self.tasks[task].state == "pending"
+                    && self.just_retried(task);
+            }
+        }
+    }
+
+    /// A task that was retried in this very step rests from now on.
+    fn just_retried(&self, task: usize) -> bool {
+        self.tasks[task].old_token.is_some()
+            && self.tasks[task].held.is_none()
+            && self.tasks[task].resting
+    }
+}
+
+/// Plays one history and compares after every step.
+async fn play(history: Vec<Step>) -> Result<(), TestCaseError> {
+    let server = Server::start();
+    let mut model = Model::default();
+    for step in history {
+        take(&server, &mut model, &step).await?;
+        for (index, known) in model.tasks.iter().enumerate() {
+            prop_assert_eq!(
+                server.state(&format!("t{index}")).await,
+                known.state,
+                "t{} after {:?}",
+                index,
+                step
+            );
+        }
+    }
+    let events = server
+        .ctx("default")
+        .read(|_, tx| events::after(tx, 0, 1_000))
+        .unwrap();
+    prop_assert!(
+        events
+            .iter()
+            .enumerate()
+            .all(|(index, event)| event.sequence == i64::try_from(index).unwrap() + 1)
+    );
+    let mut ends: BTreeMap<&str, i32> = BTreeMap::new();
+    for event in &events {
+        let change = match event.kind.as_str() {
+            "dev.baton.task.completed" | "dev.baton.task.failed" | "dev.baton.task.cancelled" => 1,
+            "dev.baton.task.retried" => -1,
+            _ => 0,
+        };
+        let ended = ends.entry(event.subject.as_str()).or_default();
+        *ended += change;
+        prop_assert!((0..=1).contains(ended), "{} ended twice", event.subject);
+    }
+    let (last, _) = server
+        .ctx("default")
+        .read(|_, tx| events::verify(tx, 0, &[], 1_000))
+        .unwrap();
+    prop_assert_eq!(last, i64::try_from(events.len()).unwrap());
+    Ok(())
+}
+
+async fn take(server: &Server, model: &mut Model, step: &Step) -> Result<(), TestCaseError> {
+    match step {
+        Step::Dispatch { depends_on } => {
+            let mut depends_on: Vec<usize> = depends_on
+                .iter()
+                .copied()
+                .filter(|other| *other < model.tasks.len())
+                .collect();
+            depends_on.sort_unstable();
+            depends_on.dedup();
+            if model.tasks.len() == 6 {
+                return Ok(());
+            }
+            let names: Vec<String> = depends_on.iter().map(|other| format!("t{other}")).collect();
+            let id = format!("t{}", model.tasks.len());
+            server
+                .call(
+                    "task_dispatch",
+                    json!({"task_id": id, "description": "x", "depends_on": names,
+                "execution_context": {"timeout_seconds": TIMEOUT, "max_retries": 2}}),
+                )
+                .await;
+            let state = if depends_on.is_empty() {
+                "pending"
+            } else {
+                "blocked"
+            };
+            model.tasks.push(Known {
+                state,
+                depends_on,
+                ..Known::default()
+            });
+            model.settle_dependents();
+        }
+        Step::Claim { agent } => claim(server, model, *agent).await?,
+        Step::Report { task, stale } => {
+            let allowed =
+                |known: &Known| matches!(known.state, "assigned" | "in_progress" | "escalated");
+            if speak(
+                server,
+                model,
+                *task,
+                *stale,
+                "task_notify",
+                json!({"notification_type": "started"}),
+                allowed,
+            )
+            .await?
+            {
+                let known = &mut model.tasks[*task];
+                known.state = if known.state == "escalated" {
+                    "escalated"
+                } else {
+                    "in_progress"
+                };
+            }
+        }
+        Step::Ask { task } => {
+            let ask = json!({"notification_type": "escalated", "data": {"question": "?"}});
+            if speak(server, model, *task, false, "task_notify", ask, |_| true).await? {
+                let now = model.now;
+                let known = &mut model.tasks[*task];
+                known.state = "escalated";
+                if let Some(at) = known.times_out_at.take() {
+                    known.time_left = at - now;
+                }
+            }
+        }
+        Step::Answer { task } if *task < model.tasks.len() => {
+            let answered = server
+                .try_call(
+                    "task_answer",
+                    json!({"task_id": format!("t{task}"), "answer": 1}),
+                )
+                .await;
+            let now = model.now;
+            let known = &mut model.tasks[*task];
+            prop_assert_eq!(answered.is_ok(), known.state == "escalated");
+            if answered.is_ok() {
+                let is_held = known.held.is_some();
+                known.state = if is_held { "in_progress" } else { "pending" };
+                known.times_out_at = is_held.then_some(now + known.time_left);
+            }
+        }
+        Step::Beat { task } if *task < model.tasks.len() => {
+            let now = model.now;
+            let known = &mut model.tasks[*task];
+            let Some((agent, token, until)) = known.held.as_mut() else {
+                return Ok(());
+            };
+            let beat = json!({"agent_id": AGENTS[*agent], "leases": [{"task_id": format!("t{task}"), "lease_token": token}]});
+            prop_assert_eq!(
+                &server.call("task_heartbeat", beat).await["leases"][0]["held"],
+                true
+            );
+            *until = now + LEASE;
+        }
+        Step::End {
+            task,
+            reason,
+            stale,
+        } => {
+            if speak(
+                server,
+                model,
+                *task,
+                *stale,
+                "task_end",
+                json!({"reason": reason}),
+                |_| true,
+            )
+            .await?
+            {
+                match *reason {
+                    "success" | "partial" => model.let_go(*task, "completed"),
+                    "failure" => model.lose_or_retry(*task),
+                    "timeout" => model.let_go(*task, "failed"),
+                    "cancelled" => model.let_go(*task, "cancelled"),
+                    _ => model.rest_in_escalated(*task),
+                }
+            }
+        }
+        Step::Cancel { task } if *task < model.tasks.len() => {
+            let cancelled = server
+                .try_call("task_cancel", json!({"task_id": format!("t{task}")}))
+                .await;
+            prop_assert_eq!(
+                cancelled.is_err(),
+                matches!(model.tasks[*task].state, "completed" | "failed")
+            );
+            if cancelled.is_ok() {
+                model.tasks[*task].resting = false;
+                model.let_go(*task, "cancelled");
+            }
+        }
+        Step::Retry { task } if *task < model.tasks.len() => retry(server, model, *task).await?,
+        Step::Pass { seconds } => {
+            server.advance(Duration::from_secs(*seconds)).await;
+            model.pass(*seconds);
+            // A retry that the reaper has just granted may be due within the same second.
+            server.advance(Duration::from_secs(3)).await;
+            model.pass(3);
+            for known in &mut model.tasks {
+                known.resting = false;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn claim(server: &Server, model: &mut Model, agent: usize) -> Result<(), TestCaseError> {
+    let held = model
+        .tasks
+        .iter()
+        .filter(|known| {
+            known
+                .held
+                .as_ref()
+                .is_some_and(|(holder, ..)| *holder == agent)
+        })
+        .count();
+    let free: Vec<usize> = (0..model.tasks.len())
+        .filter(|task| model.tasks[*task].state == "pending" && !model.tasks[*task].resting)
+        .collect();
+    match server.claim(AGENTS[agent], &[]).await {
+        None => prop_assert!(held >= 3 || free.is_empty(), "{:?} is free", free),
+        Some(lease) => {
+            let task: usize = lease.task_id[1..].parse().unwrap();
+            prop_assert!(
+                held < 3 && free.contains(&task),
+                "t{} was not to be had",
+                task
+            );
+            let known = &mut model.tasks[task];
+            known.state = "assigned";
+            known.held = Some((agent, lease.lease_token, model.now + LEASE));
+            known.times_out_at = Some(model.now + TIMEOUT);
+        }
+    }
+    Ok(())
+}
+
+async fn retry(server: &Server, model: &mut Model, task: usize) -> Result<(), TestCaseError> {
+    let retried = server
+        .try_call("task_retry", json!({"task_id": format!("t{task}")}))
+        .await;
+    let states: Vec<_> = model.tasks[task]
+        .depends_on
+        .iter()
+        .map(|other| model.tasks[*other].state)
+        .collect();
+    let is_in_the_way = states
+        .iter()
+        .any(|state| matches!(*state, "failed" | "cancelled"));
+    let may = matches!(model.tasks[task].state, "failed" | "cancelled") && !is_in_the_way;
+    prop_assert_eq!(retried.is_ok(), may);
+    if may {
+        let is_free = states.iter().all(|state| *state == "completed");
+        model.tasks[task].state = if is_free { "pending" } else { "blocked" };
+        model.tasks[task].retries = 0;
+    }
+    Ok(())
+}
+
+/// A call of whoever holds the task, or of somebody whose token is stale; says whether it was to be accepted, and was.
+async fn speak(
+    server: &Server,
+    model: &Model,
+    task: usize,
+    stale: bool,
+    op: &str,
+    fields: Value,
+    allowed: impl Fn(&Known) -> bool,
+) -> Result<bool, TestCaseError> {
+    let Some(known) = model.tasks.get(task) else {
+        return Ok(false);
+    };
+    let (agent, token) = match (&known.held, stale) {
+        (Some((agent, token, _)), false) => (AGENTS[*agent], token.clone()),
+        _ => (
+            "ada",
+            known
+                .old_token
+                .clone()
+                .unwrap_or_else(|| "lse_never".into()),
+        ),
+    };
+    let is_holder = known
+        .held
+        .as_ref()
+        .is_some_and(|(_, current, _)| *current == token);
+    let mut input = json!({"task_id": format!("t{task}"), "agent_id": agent, "lease_token": token});
+    input
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    let before = model.tasks[task].state;
+    let outcome = server.try_call(op, input).await;
+    let may = is_holder && allowed(known);
+    if may || op == "task_notify" {
+        prop_assert_eq!(outcome.is_ok(), may, "{} {:?}", op, outcome);
+    } else if outcome.is_ok() {
+        // The end that was accepted last may be repeated, and changes nothing.
+        prop_assert_eq!(server.state(&format!("t{task}")).await, before);
+    }
+    Ok(may)
+}
+
+#[test]
+fn random_histories_go_as_the_model_says() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = TestRunner::new(Config {
+        cases: 96,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let outcome = runner.run(&steps(), |history| runtime.block_on(play(history)));
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}

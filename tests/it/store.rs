@@ -1,0 +1,151 @@
+//! The store: groups, refusals in them, several processes on one folder, files that are none of ours.
+
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use baton::clock::Clock;
+use baton::error::{Error, Kind, Result};
+use baton::id::TenantId;
+use baton::store::{Hub, Store, Tx};
+use futures::FutureExt;
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::support::Server;
+
+fn tenant() -> TenantId {
+    TenantId::default_tenant()
+}
+
+fn insert(tx: &mut Tx<'_>, id: &str) -> Result<u64> {
+    tx.execute(
+        "INSERT INTO task_dependencies (tenant_id, task_id, depends_on) VALUES ($1, $2, 'x')",
+        &[tx.tenant().into(), id.into()],
+    )
+}
+
+fn count(store: &Store) -> i64 {
+    store
+        .read(&tenant(), |tx| {
+            let mut rows = tx.query(
+                "SELECT count(*) FROM task_dependencies WHERE tenant_id = $1",
+                &[tx.tenant().into()],
+            )?;
+            rows[0].get(0)
+        })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn one_operations_failure_is_not_its_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), Hub::default()).unwrap();
+    let name = tenant();
+    let calls = (0..40).map(|number| {
+        store.write(&name, move |tx| {
+            insert(tx, &number.to_string())?;
+            match number % 4 {
+                1 => Err(Error::conflict("refused", "after a write")),
+                2 => panic!("on purpose"),
+                // The same key twice.
+                3 => insert(tx, &number.to_string()),
+                _ => Ok(1),
+            }
+        })
+    });
+    for (number, outcome) in join_all(calls).await.into_iter().enumerate() {
+        let kind = outcome.as_ref().map_err(Error::kind).map(|_| ());
+        let expected = [
+            Ok(()),
+            Err(Kind::Conflict),
+            Err(Kind::Internal),
+            Err(Kind::Conflict),
+        ][number % 4];
+        assert_eq!(kind, expected, "{number}");
+    }
+    assert_eq!(count(&store), 10);
+    store
+        .write(&name, |tx| insert(tx, "afterwards"))
+        .await
+        .unwrap();
+    store.close();
+    let error = store
+        .write(&name, |tx| insert(tx, "too late"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind(), error.code()),
+        (Kind::Unavailable, "store_closed")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_left_before_its_turn_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), Hub::default()).unwrap();
+    let name = tenant();
+    let (entered, gate) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (inside, open) = (entered.clone(), gate.clone());
+    let slow = store.write(&name, move |tx| {
+        inside.wait();
+        open.wait();
+        insert(tx, "slow")
+    });
+    let leaving = async {
+        tokio::task::block_in_place(|| entered.wait());
+        // Polled once, so that it is queued behind the slow one, then dropped.
+        let gone = store.write(&name, |tx| insert(tx, "gone"));
+        assert!(gone.now_or_never().is_none());
+        tokio::task::block_in_place(|| gate.wait());
+    };
+    let (slow, ()) = tokio::join!(slow, leaving);
+    slow.unwrap();
+    store.write(&name, |tx| insert(tx, "later")).await.unwrap();
+    assert_eq!(count(&store), 2);
+}
+
+#[tokio::test]
+async fn a_claim_in_one_process_sees_a_dispatch_in_another() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let (one, other) = (
+        Server::on(folder.clone(), Clock::system()),
+        Server::on(folder, Clock::system()),
+    );
+    let claiming = one.call("task_claim", json!({"agent_id": "ada", "wait_seconds": 20}));
+    let dispatching = other.dispatch(json!({"task_id": "t", "description": "x"}));
+    let both = async { tokio::join!(claiming, dispatching) };
+    let (claimed, _) = tokio::time::timeout(Duration::from_secs(5), both)
+        .await
+        .expect("in time");
+    assert_eq!(claimed["tasks"][0]["task_id"], "t");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("baton.db");
+    let text = "this is not a database, but somebody's notes. ".repeat(200);
+    std::fs::write(&path, &text).unwrap();
+    let error = Store::open(folder.path(), Hub::default())
+        .err()
+        .expect("refused");
+    assert_eq!(error.code(), "store_corrupt");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let server = Server::start();
+    let add: fn(&mut Tx<'_>) -> Result<u64> =
+        |tx| tx.execute("INSERT INTO migrations (version) VALUES (999)", &[]);
+    server
+        .ctx("default")
+        .write(move |_, tx| add(tx))
+        .await
+        .unwrap();
+    server.app.stop().await;
+    let error = Store::open(server.data(), Hub::default())
+        .err()
+        .expect("refused");
+    assert_eq!(error.code(), "store_newer");
+}
