@@ -29,6 +29,8 @@ use crate::mcp::{Edge, NAMED, Named, Shared};
 
 /// The longest message.
 pub(super) const LONGEST_MESSAGE: usize = 1 << 20;
+/// The deepest nesting of a message, which is as deep as its parser goes.
+const DEEPEST: usize = 127;
 /// Legacy sessions at a time.
 const SESSIONS: usize = 4_096;
 /// How long a legacy session may be idle. rmcp counts neither an open stream nor a running call as activity.
@@ -157,12 +159,11 @@ async fn check_body(request: Request, next: Next) -> Response {
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, -32600, &message, None);
     };
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        let limit = if error.to_string().contains("recursion") {
-            " (128 levels at most)"
-        } else {
-            ""
-        };
-        let message = format!("the body is not JSON: {error}{limit}");
+        let message = format!("the body is not JSON: {error}");
+        return refuse(StatusCode::BAD_REQUEST, -32700, &message, None);
+    }
+    if nesting(&body) > DEEPEST {
+        let message = format!("a message may be nested {DEEPEST} levels deep at most");
         return refuse(StatusCode::BAD_REQUEST, -32700, &message, None);
     }
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -178,6 +179,25 @@ async fn check_body(request: Request, next: Next) -> Response {
             None,
         ),
     }
+}
+
+/// How deep a JSON text is nested. Only a text that is JSON may be asked.
+fn nesting(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut is_text, mut is_escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// A JSON-RPC error that belongs to no request.

@@ -287,6 +287,11 @@ async fn the_historic_path_takes_the_strict_payload() {
         (again.status, &again.body["task_id"]),
         (200, &"job-1".into())
     );
+    let mut other_name = payload;
+    let kind = other_name.as_object_mut().unwrap().remove("task_type");
+    other_name["type"] = kind.unwrap();
+    let same = server.post("/t/acme/execute", &other_name).await;
+    assert_eq!(same.body["created"], false, "{}", same.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod http_openapi;
 mod http_rest;
 mod isolation;
 mod lifecycle;
+mod mcp_edge;
 mod mcp_stdio;
 mod model;
 mod steering;

@@ -166,9 +166,9 @@ impl Model {
                 .is_some_and(|(_, _, until)| *until <= self.now)
             {
                 if known.state == "escalated" {
-                    self.rest_in_escalated(task)
+                    self.rest_in_escalated(task);
                 } else {
-                    self.lose_or_retry(task)
+                    self.lose_or_retry(task);
                 }
             }
             if seconds >= 10 {
@@ -234,139 +234,35 @@ async fn play(history: Vec<Step>) -> Result<(), TestCaseError> {
 
 async fn take(server: &Server, model: &mut Model, step: &Step) -> Result<(), TestCaseError> {
     match step {
-        Step::Dispatch { depends_on } => {
-            let mut depends_on: Vec<usize> = depends_on
-                .iter()
-                .copied()
-                .filter(|other| *other < model.tasks.len())
-                .collect();
-            depends_on.sort_unstable();
-            depends_on.dedup();
-            if model.tasks.len() == 6 {
-                return Ok(());
-            }
-            let names: Vec<String> = depends_on.iter().map(|other| format!("t{other}")).collect();
-            let id = format!("t{}", model.tasks.len());
-            server
-                .call(
-                    "task_dispatch",
-                    json!({"task_id": id, "description": "x", "depends_on": names,
-                "execution_context": {"timeout_seconds": TIMEOUT, "max_retries": 2}}),
-                )
-                .await;
-            let state = if depends_on.is_empty() {
-                "pending"
-            } else {
-                "blocked"
-            };
-            model.tasks.push(Known {
-                state,
-                depends_on,
-                ..Known::default()
-            });
-            model.settle_dependents();
-        }
+        Step::Dispatch { depends_on } => dispatch(server, model, depends_on).await,
         Step::Claim { agent } => claim(server, model, *agent).await?,
-        Step::Report { task, stale } => {
-            let allowed =
-                |known: &Known| matches!(known.state, "assigned" | "in_progress" | "escalated");
-            if speak(
-                server,
-                model,
-                *task,
-                *stale,
-                "task_notify",
-                json!({"notification_type": "started"}),
-                allowed,
-            )
-            .await?
-            {
-                let known = &mut model.tasks[*task];
-                known.state = if known.state == "escalated" {
-                    "escalated"
-                } else {
-                    "in_progress"
-                };
-            }
-        }
-        Step::Ask { task } => {
-            let ask = json!({"notification_type": "escalated", "data": {"question": "?"}});
-            if speak(server, model, *task, false, "task_notify", ask, |_| true).await? {
-                let now = model.now;
-                let known = &mut model.tasks[*task];
-                known.state = "escalated";
-                if let Some(at) = known.times_out_at.take() {
-                    known.time_left = at - now;
-                }
-            }
-        }
-        Step::Answer { task } if *task < model.tasks.len() => {
-            let answered = server
-                .try_call(
-                    "task_answer",
-                    json!({"task_id": format!("t{task}"), "answer": 1}),
-                )
-                .await;
-            let now = model.now;
-            let known = &mut model.tasks[*task];
-            prop_assert_eq!(answered.is_ok(), known.state == "escalated");
-            if answered.is_ok() {
-                let is_held = known.held.is_some();
-                known.state = if is_held { "in_progress" } else { "pending" };
-                known.times_out_at = is_held.then_some(now + known.time_left);
-            }
-        }
-        Step::Beat { task } if *task < model.tasks.len() => {
-            let now = model.now;
-            let known = &mut model.tasks[*task];
-            let Some((agent, token, until)) = known.held.as_mut() else {
-                return Ok(());
-            };
-            let beat = json!({"agent_id": AGENTS[*agent], "leases": [{"task_id": format!("t{task}"), "lease_token": token}]});
-            prop_assert_eq!(
-                &server.call("task_heartbeat", beat).await["leases"][0]["held"],
-                true
-            );
-            *until = now + LEASE;
-        }
+        Step::Report { task, stale } => report(server, model, *task, *stale).await?,
+        Step::Ask { task } => ask(server, model, *task).await?,
+        Step::Answer { task } if *task < model.tasks.len() => answer(server, model, *task).await?,
+        Step::Beat { task } if *task < model.tasks.len() => beat(server, model, *task).await?,
         Step::End {
             task,
             reason,
             stale,
         } => {
-            if speak(
+            let ended = speak(
                 server,
                 model,
-                *task,
-                *stale,
+                (*task, *stale),
                 "task_end",
                 json!({"reason": reason}),
-                |_| true,
             )
-            .await?
-            {
-                match *reason {
-                    "success" | "partial" => model.let_go(*task, "completed"),
-                    "failure" => model.lose_or_retry(*task),
-                    "timeout" => model.let_go(*task, "failed"),
-                    "cancelled" => model.let_go(*task, "cancelled"),
-                    _ => model.rest_in_escalated(*task),
-                }
+            .await?;
+            match *reason {
+                _ if !ended => {}
+                "success" | "partial" => model.let_go(*task, "completed"),
+                "failure" => model.lose_or_retry(*task),
+                "timeout" => model.let_go(*task, "failed"),
+                "cancelled" => model.let_go(*task, "cancelled"),
+                _ => model.rest_in_escalated(*task),
             }
         }
-        Step::Cancel { task } if *task < model.tasks.len() => {
-            let cancelled = server
-                .try_call("task_cancel", json!({"task_id": format!("t{task}")}))
-                .await;
-            prop_assert_eq!(
-                cancelled.is_err(),
-                matches!(model.tasks[*task].state, "completed" | "failed")
-            );
-            if cancelled.is_ok() {
-                model.tasks[*task].resting = false;
-                model.let_go(*task, "cancelled");
-            }
-        }
+        Step::Cancel { task } if *task < model.tasks.len() => cancel(server, model, *task).await?,
         Step::Retry { task } if *task < model.tasks.len() => retry(server, model, *task).await?,
         Step::Pass { seconds } => {
             server.advance(Duration::from_secs(*seconds)).await;
@@ -379,6 +275,113 @@ async fn take(server: &Server, model: &mut Model, step: &Step) -> Result<(), Tes
             }
         }
         _ => {}
+    }
+    Ok(())
+}
+
+async fn dispatch(server: &Server, model: &mut Model, depends_on: &[usize]) {
+    let known = model.tasks.len();
+    if known == 6 {
+        return;
+    }
+    let mut depends_on: Vec<usize> = depends_on
+        .iter()
+        .copied()
+        .filter(|other| *other < known)
+        .collect();
+    depends_on.sort_unstable();
+    depends_on.dedup();
+    let names: Vec<String> = depends_on.iter().map(|other| format!("t{other}")).collect();
+    let context = json!({"timeout_seconds": TIMEOUT, "max_retries": 2});
+    let input = json!({"task_id": format!("t{known}"), "description": "x", "depends_on": names, "execution_context": context});
+    server.call("task_dispatch", input).await;
+    let state = if depends_on.is_empty() {
+        "pending"
+    } else {
+        "blocked"
+    };
+    model.tasks.push(Known {
+        state,
+        depends_on,
+        ..Known::default()
+    });
+    model.settle_dependents();
+}
+
+async fn report(
+    server: &Server,
+    model: &mut Model,
+    task: usize,
+    stale: bool,
+) -> Result<(), TestCaseError> {
+    let started = json!({"notification_type": "started"});
+    if speak(server, model, (task, stale), "task_notify", started).await? {
+        let known = &mut model.tasks[task];
+        known.state = if known.state == "escalated" {
+            "escalated"
+        } else {
+            "in_progress"
+        };
+    }
+    Ok(())
+}
+
+async fn ask(server: &Server, model: &mut Model, task: usize) -> Result<(), TestCaseError> {
+    let question = json!({"notification_type": "escalated", "data": {"question": "?"}});
+    if speak(server, model, (task, false), "task_notify", question).await? {
+        let now = model.now;
+        let known = &mut model.tasks[task];
+        known.state = "escalated";
+        if let Some(at) = known.times_out_at.take() {
+            known.time_left = at - now;
+        }
+    }
+    Ok(())
+}
+
+async fn answer(server: &Server, model: &mut Model, task: usize) -> Result<(), TestCaseError> {
+    let answered = server
+        .try_call(
+            "task_answer",
+            json!({"task_id": format!("t{task}"), "answer": 1}),
+        )
+        .await;
+    let now = model.now;
+    let known = &mut model.tasks[task];
+    prop_assert_eq!(answered.is_ok(), known.state == "escalated");
+    if answered.is_ok() {
+        let is_held = known.held.is_some();
+        known.state = if is_held { "in_progress" } else { "pending" };
+        known.times_out_at = is_held.then_some(now + known.time_left);
+    }
+    Ok(())
+}
+
+async fn beat(server: &Server, model: &mut Model, task: usize) -> Result<(), TestCaseError> {
+    let now = model.now;
+    if let Some((agent, token, until)) = model.tasks[task].held.as_mut() {
+        let lease = json!({"task_id": format!("t{task}"), "lease_token": token});
+        let beat = json!({"agent_id": AGENTS[*agent], "leases": [lease]});
+        prop_assert_eq!(
+            &server.call("task_heartbeat", beat).await["leases"][0]["held"],
+            true
+        );
+        *until = now + LEASE;
+    }
+    Ok(())
+}
+
+async fn cancel(server: &Server, model: &mut Model, task: usize) -> Result<(), TestCaseError> {
+    let cancelled = server
+        .try_call("task_cancel", json!({"task_id": format!("t{task}")}))
+        .await;
+    prop_assert_eq!(
+        cancelled.is_err(),
+        matches!(model.tasks[task].state, "completed" | "failed")
+    );
+    if cancelled.is_ok() {
+        model.tasks[task].resting = false;
+        model.let_go(task, "cancelled");
     }
     Ok(())
 }
@@ -441,11 +444,9 @@ async fn retry(server: &Server, model: &mut Model, task: usize) -> Result<(), Te
 async fn speak(
     server: &Server,
     model: &Model,
-    task: usize,
-    stale: bool,
+    (task, stale): (usize, bool),
     op: &str,
     fields: Value,
-    allowed: impl Fn(&Known) -> bool,
 ) -> Result<bool, TestCaseError> {
     let Some(known) = model.tasks.get(task) else {
         return Ok(false);
@@ -471,7 +472,7 @@ async fn speak(
         .extend(fields.as_object().unwrap().clone());
     let before = model.tasks[task].state;
     let outcome = server.try_call(op, input).await;
-    let may = is_holder && allowed(known);
+    let may = is_holder;
     if may || op == "task_notify" {
         prop_assert_eq!(outcome.is_ok(), may, "{} {:?}", op, outcome);
     } else if outcome.is_ok() {
