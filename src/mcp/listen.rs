@@ -8,7 +8,7 @@ use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::{SubscriptionContext, SubscriptionSendError};
 use rmcp::{ErrorData, Peer, RoleServer};
 
-use super::server::{Session, Shared};
+use super::session::{Session, Shared};
 use super::{content, protocol_error};
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;

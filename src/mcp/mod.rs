@@ -4,6 +4,7 @@
 mod content;
 mod listen;
 mod server;
+mod session;
 mod tools;
 
 use rmcp::ErrorData;
@@ -12,7 +13,8 @@ use serde_json::json;
 
 use crate::error::{Error, Kind};
 
-pub(crate) use server::{Edge, NAMED, Named, Shared};
+pub(crate) use server::{Edge, NAMED, Named};
+pub(crate) use session::Shared;
 
 /// An error that is the protocol's and not a tool's: JSON-RPC shows it.
 fn protocol_error(error: &Error) -> ErrorData {

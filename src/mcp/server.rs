@@ -1,26 +1,23 @@
 //! The handler: every MCP method, for every transport. It finds out for whom a request is and hands it on.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest,
-    CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation,
-    InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
-    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-    ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
-    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse, InitializeRequestParams,
+    InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
+    ReadResourceResponse, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool,
+    UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
+use super::session::{Session, Shared};
 use super::{content, listen, protocol_error, tools};
-use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Result;
 use crate::id::TenantId;
@@ -29,43 +26,6 @@ use crate::id::TenantId;
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
 /// URIs that one legacy session may subscribe to.
 const SUBSCRIPTIONS: usize = 1_000;
-
-/// What the handlers of one process share.
-pub(crate) struct Shared {
-    pub(crate) app: App,
-    pub(super) tools: Vec<Tool>,
-    pub(super) info: ServerConfig,
-    pub(crate) pumps: TaskTracker,
-}
-
-impl Shared {
-    pub(crate) fn new(app: App) -> Self {
-        let tools = tools::project(&app.catalog);
-        Self {
-            tools,
-            info: info(),
-            app,
-            pumps: TaskTracker::new(),
-        }
-    }
-}
-
-fn info() -> ServerConfig {
-    let capabilities = ServerCapabilities::builder()
-        .enable_tools()
-        .enable_prompts()
-        .enable_resources()
-        .enable_resources_subscribe()
-        .enable_completions()
-        .build();
-    let mut implementation = Implementation::new("baton", env!("CARGO_PKG_VERSION"));
-    implementation.title = Some("Baton".into());
-    implementation.description =
-        Some("Hands work from an orchestrator to executors and never loses track of it".into());
-    ServerConfig::new(capabilities)
-        .with_server_info(implementation)
-        .with_instructions(include_str!("../../resources/instructions.md").trim_end())
-}
 
 tokio::task_local! {
     /// The tenant that path, header or process name for the HTTP request at hand. rmcp makes handlers inside the
@@ -76,15 +36,6 @@ tokio::task_local! {
 /// The tenant that the HTTP request at hand names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named(pub(crate) Option<TenantId>);
-
-/// One legacy session, or one modern request, or one pipe. Dropped when it ends.
-pub(crate) struct Session {
-    pub(super) ended: CancellationToken,
-    pub(super) subscribed: Mutex<HashSet<String>>,
-    /// The tenant of the one who sent `initialize`.
-    tenant: OnceLock<TenantId>,
-    _guard: DropGuard,
-}
 
 /// The one handler type.
 #[derive(Clone)]
@@ -97,16 +48,10 @@ pub(crate) struct Edge {
 impl Edge {
     /// A handler whose callers are bound to `bound`, if it says so.
     pub(crate) fn new(shared: &Arc<Shared>, bound: Option<TenantId>) -> Self {
-        let ended = CancellationToken::new();
         Self {
             shared: shared.clone(),
             bound,
-            session: Arc::new(Session {
-                subscribed: Mutex::default(),
-                tenant: OnceLock::new(),
-                _guard: ended.clone().drop_guard(),
-                ended,
-            }),
+            session: Session::new(),
         }
     }
 

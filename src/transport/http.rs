@@ -7,28 +7,28 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use dashmap::DashMap;
 use futures::StreamExt;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::early::commit_early;
+use super::refuse;
 use super::sse::SseServer;
+use super::wire::MAX_BYTES;
 use crate::app::App;
 use crate::ctx::choose_tenant;
 use crate::error::Result;
 use crate::id::TenantId;
 use crate::mcp::{Edge, NAMED, Named, Shared};
 
-/// The longest message.
-pub(super) const LONGEST_MESSAGE: usize = 1 << 20;
 /// The deepest nesting of a message, which is as deep as its parser goes.
 const DEEPEST: usize = 127;
 /// Legacy sessions at a time.
@@ -65,7 +65,7 @@ pub fn router(app: &App) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(true)
         .with_json_response(true)
-        .with_max_request_body_bytes(LONGEST_MESSAGE)
+        .with_max_request_body_bytes(MAX_BYTES)
         .with_cancellation_token(kill.clone())
         // The guard before these routes checks hosts and origins for everything that is served.
         .disable_allowed_hosts();
@@ -154,8 +154,8 @@ async fn check_body(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, LONGEST_MESSAGE).await else {
-        let message = format!("a message may have {LONGEST_MESSAGE} bytes at most");
+    let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
+        let message = format!("a message may have {MAX_BYTES} bytes at most");
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, -32600, &message, None);
     };
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
@@ -198,21 +198,6 @@ fn nesting(json: &[u8]) -> usize {
         }
     }
     deepest
-}
-
-/// A JSON-RPC error that belongs to no request.
-pub(super) fn refuse(
-    status: StatusCode,
-    code: i32,
-    message: &str,
-    data: Option<Value>,
-) -> Response {
-    let mut error = json!({"code": code, "message": message});
-    if let Some(data) = data {
-        error["data"] = data;
-    }
-    let body = json!({"jsonrpc": "2.0", "id": null, "error": error}).to_string();
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Binds legacy sessions to the tenant that they were begun for: rmcp lets whoever knows the id in. A foreign session is

@@ -11,6 +11,10 @@ mod wire;
 
 use std::sync::Arc;
 
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
 use crate::app::App;
 use crate::mcp::{Edge, Shared};
 
@@ -31,4 +35,14 @@ pub async fn serve_stdio(app: App) -> anyhow::Result<()> {
 /// What the handlers of one process share.
 fn shared(app: &App) -> Arc<Shared> {
     Arc::new(Shared::new(app.clone()))
+}
+
+/// A JSON-RPC error that belongs to no request.
+fn refuse(status: StatusCode, code: i32, message: &str, data: Option<Value>) -> Response {
+    let mut error = json!({"code": code, "message": message});
+    if let Some(data) = data {
+        error["data"] = data;
+    }
+    let body = json!({"jsonrpc": "2.0", "id": null, "error": error}).to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use dashmap::DashMap;
@@ -26,7 +26,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
-use super::http::{LONGEST_MESSAGE, refuse};
+use super::refuse;
+use super::wire::{self, Frame, MAX_BYTES};
 use crate::mcp::{Edge, Named, Shared};
 
 /// Sessions at a time.
@@ -205,18 +206,26 @@ pub(super) async fn message(
             None,
         );
     };
-    let Ok(body) = axum::body::to_bytes(body, LONGEST_MESSAGE).await else {
-        let message = format!("a message may have {LONGEST_MESSAGE} bytes at most");
+    let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
+        let message = format!("a message may have {MAX_BYTES} bytes at most");
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, -32600, &message, None);
     };
-    let mut message: ClientJsonRpcMessage = match serde_json::from_slice(&body) {
-        Ok(message) => message,
-        Err(error) => {
-            let code = if error.is_data() { -32600 } else { -32700 };
+    let mut message = match wire::read(&body) {
+        Some(Frame::One(Ok(message))) => *message,
+        Some(Frame::One(Err(refusal))) => {
+            let body = refusal.to_json().to_string();
+            return (
+                StatusCode::BAD_REQUEST,
+                [(header::CONTENT_TYPE, "application/json")],
+                body,
+            )
+                .into_response();
+        }
+        Some(Frame::Batch(_)) | None => {
             return refuse(
                 StatusCode::BAD_REQUEST,
-                code,
-                &format!("not a JSON-RPC message: {error}"),
+                -32600,
+                "send one message a request",
                 None,
             );
         }
