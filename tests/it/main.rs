@@ -12,6 +12,7 @@ mod support;
 mod bad_input;
 mod cli_install;
 mod cli_verbs;
+mod contract;
 mod http_edge;
 mod http_openapi;
 mod http_rest;
