@@ -10,13 +10,16 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ctx::System;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Store};
 use crate::tasks;
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
+/// When calls that still wait are answered that they can't go on, counted from the moment when the server begins to stop:
+/// shortly before connections are cut, so that few are cut without a word.
+const LAST_CALL: Duration = Duration::from_secs(6);
 
 /// A running Baton without its edges. Cheap to clone.
 #[derive(Clone)]
@@ -73,6 +76,17 @@ impl App {
     /// Cancelled when the server begins to stop.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+
+    /// Returns, once the server stops, when a call can wait no longer, with what to answer it.
+    pub async fn last_call(&self) -> Error {
+        self.stopping.cancelled().await;
+        tokio::time::sleep(LAST_CALL).await;
+        Error::unavailable(
+            "shutting_down",
+            "the server stops; repeat the call once it is back",
+            Duration::from_secs(1),
+        )
     }
 
     /// Ends the workers, lets waiting operations finish and closes the store.

@@ -95,6 +95,11 @@ pub const ALL: &[Code] = &[
         "A server that this one called did not answer; is it running, and is the URL right?",
     ),
     code(
+        "shutting_down",
+        Kind::Unavailable,
+        "The server stops and can't wait any longer; the same call may be repeated once it is back.",
+    ),
+    code(
         "store_busy",
         Kind::Unavailable,
         "The database has more to do than it can take; come back after `retry_after_seconds`.",

@@ -3,6 +3,7 @@
 use super::{Event, after, head};
 use crate::ctx::Ctx;
 use crate::error::Result;
+use crate::id::TenantId;
 use crate::store::Wake;
 
 /// Events read at a time; the rest comes with the next call.
@@ -28,6 +29,11 @@ impl Follow {
             wake,
             sequence,
         })
+    }
+
+    /// Whose log it is.
+    pub fn tenant(&self) -> &TenantId {
+        self.ctx.tenant()
     }
 
     /// The next events, at least one, in order. Dropping the future loses nothing.

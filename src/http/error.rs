@@ -43,11 +43,6 @@ pub(super) const EDGE_CODES: &[(&str, StatusCode, &str)] = &[
         "A browser page of another origin calls; see --allowed-origin.",
     ),
     (
-        "shutting_down",
-        StatusCode::SERVICE_UNAVAILABLE,
-        "The server stops and can't wait any longer; the same call may be repeated once it is back.",
-    ),
-    (
         "unknown_path",
         StatusCode::NOT_FOUND,
         "There is nothing at this path; /openapi.json has all paths.",
@@ -112,12 +107,6 @@ impl Problem {
             findings: Vec::new(),
             retry_after: None,
         }
-    }
-
-    /// Says when the same call may succeed.
-    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after = Some(seconds);
-        self
     }
 }
 

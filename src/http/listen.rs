@@ -16,8 +16,6 @@ use tokio_util::task::TaskTracker;
 /// How long calls in flight may go on once the server stops. Container runtimes kill ten seconds after they asked, and
 /// the store closes after this.
 pub(super) const GRACE: Duration = Duration::from_secs(7);
-/// When calls that still wait are answered that they can't go on, so that few are cut without a word.
-pub(super) const LAST_CALL: Duration = Duration::from_secs(6);
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 16_384;
 /// How long a connection may take to send a request's head, or rest between requests.

@@ -13,11 +13,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use futures::StreamExt;
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
 
 use super::error::Problem;
 use super::input::{self, Texts};
-use super::listen::LAST_CALL;
 use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
@@ -119,11 +117,7 @@ impl Endpoint {
         tokio::select! {
             biased;
             output = self.app.catalog.call(ctx, self.op().name, input) => Ok(output?),
-            () = last_call(self.app.stopping()) => Err(Problem::new(
-                "shutting_down",
-                "the server stops; repeat the call once it is back",
-            )
-            .retry_after(1)),
+            error = self.app.last_call() => Err(error.into()),
         }
     }
 
@@ -151,12 +145,6 @@ impl Endpoint {
         let tenant = choose_tenant(self.app.config.tenant.as_ref(), &named)?;
         Ok(self.app.system.ctx(tenant, ACTOR))
     }
-}
-
-/// Returns shortly before connections are cut, so that waiting calls end with an answer.
-async fn last_call(stopping: &CancellationToken) {
-    stopping.cancelled().await;
-    tokio::time::sleep(LAST_CALL).await;
 }
 
 /// The body as a JSON object; no body is an empty one.

@@ -1,14 +1,15 @@
 //! What happens elsewhere, told to those who listen: legacy sessions that subscribed, and modern
 //! `subscriptions/listen` streams. Both follow the tenant's log.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::{SubscriptionContext, SubscriptionSendError};
 use rmcp::{ErrorData, Peer, RoleServer};
 
-use super::session::{Session, Shared};
+use super::session::{SUBSCRIPTIONS, Session, Shared};
 use super::{content, protocol_error};
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;
@@ -57,13 +58,7 @@ pub(super) fn pump(
                 break;
             };
             let mut uris = changes(&catalog, &events);
-            uris.retain(|uri| {
-                session
-                    .subscribed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains(uri)
-            });
+            uris.retain(|uri| session.subscribed().contains(uri));
             drop(session);
             for uri in uris {
                 let sent = peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri));
@@ -80,6 +75,8 @@ pub(super) fn accepted(catalog: &Catalog, requested: &SubscriptionFilter) -> Sub
     let mut accepted = requested.clone();
     if let Some(uris) = &mut accepted.resource_subscriptions {
         uris.retain(|uri| content::is_known_kind(catalog, uri));
+        // The acknowledgement shows what is left.
+        uris.truncate(SUBSCRIPTIONS);
     }
     accepted
 }
@@ -87,22 +84,17 @@ pub(super) fn accepted(catalog: &Catalog, requested: &SubscriptionFilter) -> Sub
 /// Tells a modern listener of changes, until it cancels or the server stops.
 pub(super) async fn listen(
     shared: &Shared,
+    session: &Session,
     ctx: &Ctx,
     cx: &SubscriptionContext,
 ) -> Result<(), ErrorData> {
-    let mut follow = Follow::from_now(ctx).map_err(|error| protocol_error(&error))?;
+    let mut follow = match session.take_before(ctx.tenant()) {
+        Some(follow) => follow,
+        None => Follow::from_now(ctx).map_err(|error| protocol_error(&error))?,
+    };
     let sink = cx.sink().clone();
-    let wanted = cx
-        .accepted()
-        .resource_subscriptions
-        .clone()
-        .unwrap_or_default();
-    // What changed between the acknowledgement and this point would be missed: one signal each makes up for it.
-    for uri in &wanted {
-        if sink.notify_resource_updated(uri.clone()).await.is_err() {
-            return Ok(());
-        }
-    }
+    let wanted = cx.accepted().resource_subscriptions.clone();
+    let wanted: HashSet<String> = wanted.unwrap_or_default().into_iter().collect();
     loop {
         let events = tokio::select! {
             () = cx.cancelled() => return Ok(()),

@@ -3,6 +3,7 @@
 
 mod content;
 mod listen;
+mod params;
 mod server;
 mod session;
 mod tools;

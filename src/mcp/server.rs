@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest,
-    CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse, InitializeRequestParams,
+    CustomResult, GetPromptRequestParams, GetPromptResponse, InitializeRequestParams,
     InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
     ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
     ReadResourceResponse, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool,
@@ -16,16 +16,15 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 
-use super::session::{Session, Shared};
-use super::{content, listen, protocol_error, tools};
+use super::session::{Begun, SUBSCRIPTIONS, Session, Shared};
+use super::{content, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::events::Follow;
 use crate::id::TenantId;
 
 /// Where a request's `_meta` names its tenant.
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
-/// URIs that one legacy session may subscribe to.
-const SUBSCRIPTIONS: usize = 1_000;
 
 tokio::task_local! {
     /// The tenant that path, header or process name for the HTTP request at hand. rmcp makes handlers inside the
@@ -34,8 +33,16 @@ tokio::task_local! {
 }
 
 /// The tenant that the HTTP request at hand names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Named(pub(crate) Option<TenantId>);
+
+impl Named {
+    /// Whether both are of one tenant. Who names none is of the default one.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        let tenant = |named: &Self| named.0.clone().unwrap_or_else(TenantId::default_tenant);
+        tenant(self) == tenant(other)
+    }
+}
 
 /// The one handler type.
 #[derive(Clone)]
@@ -55,19 +62,20 @@ impl Edge {
         }
     }
 
-    /// The context of a request: its tenant is what path, header or process say, else what its `_meta` says.
+    /// The context of a request: its tenant is what path, header or process say, else what the `_meta` of its own or of
+    /// its session's `initialize` says.
     pub(super) fn ctx(&self, cx: &RequestContext<RoleServer>) -> Result<Ctx> {
         let named = cx
             .extensions
             .get::<http::request::Parts>()
             .and_then(|parts| parts.extensions.get::<Named>());
+        let session = self.session.begun.get();
+        let session = session.filter(|begun| begun.is_bound && is_legacy(cx));
         let bound = named
             .and_then(|named| named.0.as_ref())
-            .or(self.bound.as_ref());
-        let meta = cx
-            .meta
-            .get(TENANT_META)
-            .map(|value| value.as_str().unwrap_or(""));
+            .or(self.bound.as_ref())
+            .or(session.map(|begun| &begun.tenant));
+        let meta = meta_tenant(cx);
         let tenant = choose_tenant(bound, &[("_meta[\"dev.baton/tenant\"]", meta)])?;
         Ok(self.shared.app.system.ctx(tenant, &actor(cx)))
     }
@@ -85,6 +93,12 @@ impl Edge {
             Err(ErrorData::internal_error("internal error", None))
         })
     }
+}
+
+/// The tenant that the request's `_meta` names; what is no text is no tenant's name either.
+fn meta_tenant(cx: &RequestContext<RoleServer>) -> Option<&str> {
+    let value = cx.meta.get(TENANT_META)?;
+    Some(value.as_str().unwrap_or(""))
 }
 
 /// Who calls, as the log shows it: what the client calls itself.
@@ -125,13 +139,19 @@ impl ServerHandler for Edge {
         request: InitializeRequestParams,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<InitializeResult, ErrorData> {
-        cx.peer.set_peer_info(request.clone());
-        let result = self.negotiate_initialize(&request)?;
-        let ctx = self.ctx(&cx).map_err(|error| protocol_error(&error))?;
-        if self.session.tenant.set(ctx.tenant().clone()).is_ok() {
-            listen::pump(&self.shared, &ctx, &self.session, cx.peer);
-        }
-        Ok(result)
+        self.run(&cx, async |ctx| {
+            cx.peer.set_peer_info(request.clone());
+            let result = self.negotiate_initialize(&request)?;
+            let begun = Begun {
+                tenant: ctx.tenant().clone(),
+                is_bound: meta_tenant(&cx).is_some(),
+            };
+            if self.session.begun.set(begun).is_ok() {
+                listen::pump(&self.shared, &ctx, &self.session, cx.peer.clone());
+            }
+            Ok(result)
+        })
+        .await
     }
 
     async fn on_initialized(&self, _: NotificationContext<RoleServer>) {}
@@ -162,7 +182,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<CallToolResponse, ErrorData> {
         self.run(&cx, async |ctx| {
-            tools::call(&self.shared.app.catalog, ctx, request, &cx).await
+            tools::call(&self.shared.app, ctx, request, &cx).await
         })
         .await
     }
@@ -241,13 +261,16 @@ impl ServerHandler for Edge {
         request: SubscribeRequestParams,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<(), ErrorData> {
-        self.run(&cx, async |_| {
+        self.run(&cx, async |ctx| {
             content::check_uri(&self.shared.app.catalog, &request.uri)?;
-            let mut subscribed = self
-                .session
-                .subscribed
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            // What a session hears is one tenant's: the URIs of two could not be told apart.
+            let begun = self.session.begun.get();
+            if begun.is_none_or(|begun| begun.tenant != *ctx.tenant()) {
+                let message =
+                    "a session subscribes for the tenant of its initialize; begin another session";
+                return Err(protocol_error(&Error::invalid("tenant_conflict", message)));
+            }
+            let mut subscribed = self.session.subscribed();
             if subscribed.len() >= SUBSCRIPTIONS {
                 let message =
                     format!("a session may subscribe to {SUBSCRIPTIONS} resources at most");
@@ -262,61 +285,39 @@ impl ServerHandler for Edge {
     async fn unsubscribe(
         &self,
         request: UnsubscribeRequestParams,
-        _: RequestContext<RoleServer>,
+        cx: RequestContext<RoleServer>,
     ) -> std::result::Result<(), ErrorData> {
-        let mut subscribed = self
-            .session
-            .subscribed
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        subscribed.remove(&request.uri);
-        Ok(())
+        self.run(&cx, async |_| {
+            self.session.subscribed().remove(&request.uri);
+            Ok(())
+        })
+        .await
     }
 
     fn accepted_subscription_filter(
         &self,
         requested: &SubscriptionFilter,
     ) -> Option<SubscriptionFilter> {
+        // The listener is acknowledged next: what is committed from here on is news to it. Here the tenant is known
+        // unless `_meta` names it.
+        let tenant = self.bound.clone().unwrap_or_else(TenantId::default_tenant);
+        let follow = Follow::from_now(&self.shared.app.system.ctx(tenant, "mcp"));
+        self.session.keep_before(follow.ok());
         Some(listen::accepted(&self.shared.app.catalog, requested))
     }
 
     async fn listen(&self, cx: SubscriptionContext) -> std::result::Result<(), ErrorData> {
-        let ctx = self
-            .ctx(cx.request_context())
-            .map_err(|error| protocol_error(&error))?;
-        listen::listen(&self.shared, &ctx, &cx).await
+        self.run(cx.request_context(), async |ctx| {
+            listen::listen(&self.shared, &self.session, &ctx, &cx).await
+        })
+        .await
     }
 
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _: RequestContext<RoleServer>,
+        cx: RequestContext<RoleServer>,
     ) -> std::result::Result<CustomResult, ErrorData> {
-        // rmcp takes a known method whose params don't fit their type for an unknown one.
-        const KNOWN: &[&str] = &[
-            "initialize",
-            "server/discover",
-            "tools/call",
-            "tools/list",
-            "resources/read",
-            "resources/list",
-            "resources/templates/list",
-            "resources/subscribe",
-            "resources/unsubscribe",
-            "prompts/get",
-            "prompts/list",
-            "completion/complete",
-            "subscriptions/listen",
-        ];
-        let method = request.method;
-        if KNOWN.contains(&method.as_str()) {
-            let message = format!("the params of {method} are not what the method takes");
-            return Err(ErrorData::invalid_params(message, None));
-        }
-        Err(ErrorData::new(
-            ErrorCode::METHOD_NOT_FOUND,
-            format!("there is no method {method}"),
-            None,
-        ))
+        self.run(&cx, async |_| Err(params::refusal(request))).await
     }
 }

@@ -1,7 +1,7 @@
 //! What handlers share: those of one process, and those of one session.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rmcp::model::{Implementation, ServerCapabilities, ServerConfig, Tool};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -9,7 +9,11 @@ use tokio_util::task::TaskTracker;
 
 use super::tools;
 use crate::app::App;
+use crate::events::Follow;
 use crate::id::TenantId;
+
+/// URIs that one legacy session or one modern listener may subscribe to.
+pub(super) const SUBSCRIPTIONS: usize = 1_000;
 
 /// What the handlers of one process share.
 pub(crate) struct Shared {
@@ -51,10 +55,19 @@ fn info() -> ServerConfig {
 /// One legacy session, or one modern request, or one pipe. Dropped when it ends.
 pub(crate) struct Session {
     pub(super) ended: CancellationToken,
-    pub(super) subscribed: Mutex<HashSet<String>>,
-    /// The tenant of the one who sent `initialize`.
-    pub(super) tenant: OnceLock<TenantId>,
+    subscribed: Mutex<HashSet<String>>,
+    /// Who sent `initialize`.
+    pub(super) begun: OnceLock<Begun>,
+    /// The log as it was before a listener was acknowledged.
+    before: Mutex<Option<Follow>>,
     _guard: DropGuard,
+}
+
+/// For whom a legacy session was begun.
+pub(super) struct Begun {
+    pub(super) tenant: TenantId,
+    /// Whether `initialize` itself named the tenant: then the session is for no other.
+    pub(super) is_bound: bool,
 }
 
 impl Session {
@@ -62,9 +75,28 @@ impl Session {
         let ended = CancellationToken::new();
         Arc::new(Self {
             subscribed: Mutex::default(),
-            tenant: OnceLock::new(),
+            begun: OnceLock::new(),
+            before: Mutex::default(),
             _guard: ended.clone().drop_guard(),
             ended,
         })
+    }
+
+    /// The URIs that the session subscribed to.
+    pub(super) fn subscribed(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.subscribed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the log as it is now, for a listener that is about to be acknowledged.
+    pub(super) fn keep_before(&self, follow: Option<Follow>) {
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = follow;
+    }
+
+    /// The log of `tenant` as it was before the listener was acknowledged, if it was kept.
+    pub(super) fn take_before(&self, tenant: &TenantId) -> Option<Follow> {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        before.take_if(|follow| follow.tenant() == tenant)
     }
 }

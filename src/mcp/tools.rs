@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::log;
+use crate::app::App;
 use crate::catalog::Catalog;
 use crate::ctx::{Ctx, Progress};
 use crate::error::Error;
@@ -40,35 +41,33 @@ fn tool(op: &Op) -> Tool {
 
 /// Calls a tool. What it refuses is a result that the model can read and act on, not an error of the protocol.
 pub(super) async fn call(
-    catalog: &Catalog,
+    app: &App,
     ctx: Ctx,
     request: CallToolRequestParams,
     cx: &RequestContext<RoleServer>,
 ) -> Result<CallToolResponse, ErrorData> {
-    if catalog.op(&request.name).is_none() {
+    let (catalog, name) = (&app.catalog, &*request.name);
+    if catalog.op(name).is_none() {
         return Err(ErrorData::invalid_params(
-            format!("there is no tool {:?}", request.name),
+            format!("there is no tool {name:?}"),
             None,
         ));
     }
     let input = request.arguments.unwrap_or_default();
-    let outcome = match cx.meta.get_progress_token() {
-        None => {
-            tokio::select! {
-                outcome = catalog.call(ctx, &request.name, input) => outcome,
-                () = cx.ct.cancelled() => Err(cancelled()),
-            }
-        }
-        Some(token) => {
-            let (sender, steps) = mpsc::channel(PROGRESS);
-            let call = catalog.call(ctx.with_progress(sender), &request.name, input);
-            let told = tell(&cx.peer, token, steps);
-            tokio::select! {
-                // The call owns the sender, so `told` ends when the call has and everything is sent.
-                (outcome, ()) = async { tokio::join!(call, told) } => outcome,
-                () = cx.ct.cancelled() => Err(cancelled()),
-            }
-        }
+    let called = async {
+        let Some(token) = cx.meta.get_progress_token() else {
+            return catalog.call(ctx, name, input).await;
+        };
+        let (sender, steps) = mpsc::channel(PROGRESS);
+        let call = catalog.call(ctx.with_progress(sender), name, input);
+        // The call owns the sender, so `tell` ends when the call has and everything is sent.
+        tokio::join!(call, tell(&cx.peer, token, steps)).0
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = called => outcome,
+        () = cx.ct.cancelled() => Err(cancelled()),
+        error = app.last_call() => Err(error),
     };
     Ok(match outcome {
         Ok(output) => {

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use resource::{Argument, Content, Item, Items, Params, Prompt, Resource};
-pub use schema::{check, compile};
+pub use schema::{check, compile, pointer};
 
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};

@@ -7,6 +7,7 @@ use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_path_to_error::{Path, Segment};
 
 use crate::error::{Error, Finding, Kind, Result};
 
@@ -124,14 +125,20 @@ pub fn compile(schema: &Value) -> std::result::Result<Validator, String> {
 pub(super) fn parse<T: DeserializeOwned>(input: &Value) -> Result<T> {
     T::deserialize(input).or_else(|_| {
         // The slower way also knows where.
-        serde_path_to_error::deserialize(input).map_err(|error| {
-            let segments: Vec<String> = error
-                .path()
-                .iter()
-                .map(|segment| format!("/{segment}"))
-                .collect();
-            Error::invalid_at(segments.concat(), error.inner().to_string())
-        })
+        serde_path_to_error::deserialize(input)
+            .map_err(|error| Error::invalid_at(pointer(error.path()), error.inner().to_string()))
+    })
+}
+
+/// A path as JSON Pointer (RFC 6901).
+pub fn pointer(path: &Path) -> String {
+    path.iter().fold(String::new(), |pointer, segment| {
+        let name = match segment {
+            Segment::Seq { index } => index.to_string(),
+            Segment::Map { key } => key.replace('~', "~0").replace('/', "~1"),
+            Segment::Enum { .. } | Segment::Unknown => return pointer,
+        };
+        pointer + "/" + &name
     })
 }
 
