@@ -4,85 +4,90 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
-use axum::middleware::Next;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
+use serde_json::json;
+
+use super::wire;
 
 /// Silence after which the answer is begun, and then the pause between signs of life.
 const SILENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is still turned into an event.
 const LONGEST: usize = 64 << 20;
+/// A comment, which clients skip.
+const SIGN_OF_LIFE: Bytes = Bytes::from_static(b":\n\n");
 
-type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+/// Pieces of a stream of events.
+pub(super) type Events = BoxStream<'static, Result<Bytes, axum::Error>>;
 
-enum Phase {
-    /// The answer has not come.
-    Waiting(Answer),
-    /// It is a stream, which goes on by itself.
-    Streaming(BodyDataStream),
-    Done,
-}
-
-/// Lets a modern tool call's answer begin after a while: `200 text/event-stream`, a comment, then what rmcp answers.
-pub(super) async fn commit_early(request: Request, next: Next) -> Response {
-    if request
-        .headers()
+/// Whether a request with these headers may take long without a word: modern tool calls may.
+pub(super) fn may_take_long(headers: &HeaderMap) -> bool {
+    headers
         .get("mcp-method")
-        .is_none_or(|method| method != "tools/call")
-    {
-        return next.run(request).await;
-    }
-    let mut answer: Answer = Box::pin(next.run(request));
-    match tokio::time::timeout(SILENCE, &mut answer).await {
-        Ok(response) => response,
-        Err(_) => begun(answer),
-    }
+        .is_some_and(|method| method == "tools/call")
 }
 
-/// Dropping the body drops `answer`, which cancels the call.
-fn begun(answer: Answer) -> Response {
-    let first = stream::once(async { Ok(Bytes::from_static(b":\n\n")) });
-    let rest = stream::unfold(Phase::Waiting(answer), async |phase| match phase {
-        Phase::Waiting(mut answer) => match tokio::time::timeout(SILENCE, &mut answer).await {
-            Err(_) => Some((Ok(Bytes::from_static(b":\n\n")), Phase::Waiting(answer))),
-            Ok(response) => Some(forward(response).await),
-        },
-        Phase::Streaming(mut body) => body
-            .next()
-            .await
-            .map(|chunk| (chunk, Phase::Streaming(body))),
-        Phase::Done => None,
+/// Lets the answer to `message` begin after a while: `200 text/event-stream`, a comment, then what rmcp answers.
+/// Dropping the response drops `answer`, which cancels the call.
+pub(super) async fn begin_early(
+    answer: impl Future<Output = Response> + Send + 'static,
+    message: Bytes,
+) -> Response {
+    let mut answer: Pin<Box<dyn Future<Output = Response> + Send>> = Box::pin(answer);
+    if let Ok(response) = tokio::time::timeout(SILENCE, &mut answer).await {
+        return response;
+    }
+    let pings = stream::unfold(Some((answer, message)), async |waiting| {
+        let (mut answer, message) = waiting?;
+        match tokio::time::timeout(SILENCE, &mut answer).await {
+            Err(_) => Some((sign_of_life(), Some((answer, message)))),
+            Ok(response) => Some((events(response, &message), None)),
+        }
     });
+    respond(sign_of_life().chain(pings.flatten()).boxed())
+}
+
+fn sign_of_life() -> Events {
+    stream::once(async { Ok(SIGN_OF_LIFE) }).boxed()
+}
+
+/// A stream of events as a response.
+pub(super) fn respond(events: Events) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    (
-        StatusCode::OK,
-        headers,
-        Body::from_stream(first.chain(rest)),
-    )
-        .into_response()
+    (StatusCode::OK, headers, Body::from_stream(events)).into_response()
 }
 
-async fn forward(response: Response) -> (Result<Bytes, axum::Error>, Phase) {
-    let is_stream = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event"));
-    if is_stream {
-        return (
-            Ok(Bytes::from_static(b":\n\n")),
-            Phase::Streaming(response.into_body().into_data_stream()),
-        );
+/// A whole response to `message` as events. Its status can't be told any more.
+pub(super) fn events(response: Response, message: &[u8]) -> Events {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is = |wanted: &[u8]| kind.is_some_and(|kind| kind.as_bytes().starts_with(wanted));
+    if is(b"text/event-stream") {
+        return response.into_body().into_data_stream().boxed();
     }
-    // One JSON answer becomes one event; its status can't be told any more.
-    let event = axum::body::to_bytes(response.into_body(), LONGEST)
-        .await
-        .map(|body| Bytes::from([b"event: message\ndata: ", &body[..], b"\n\n"].concat()));
-    (event, Phase::Done)
+    if response.status() == StatusCode::ACCEPTED {
+        return stream::empty().boxed();
+    }
+    if is(b"application/json") {
+        let body = axum::body::to_bytes(response.into_body(), LONGEST);
+        return stream::once(async { body.await.map(|body| event(&body)) }).boxed();
+    }
+    // What rmcp says in plain text is no message of the protocol.
+    let text = format!("the call failed with HTTP status {}", response.status());
+    let error = json!({"code": -32603, "message": text});
+    let answer = json!({"jsonrpc": "2.0", "id": wire::id(message), "error": error});
+    stream::once(async move { Ok(event(answer.to_string().as_bytes())) }).boxed()
+}
+
+/// One event that carries `message`.
+pub(super) fn event(message: &[u8]) -> Bytes {
+    [b"event: message\ndata: ", message, b"\n\n"]
+        .concat()
+        .into()
 }

@@ -15,28 +15,27 @@ use dashmap::DashMap;
 use futures::StreamExt;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
-use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::early::commit_early;
-use super::refuse;
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
+use super::{body, refuse};
 use crate::app::App;
 use crate::ctx::choose_tenant;
 use crate::error::Result;
 use crate::id::TenantId;
 use crate::mcp::{Edge, NAMED, Named, Shared};
 
-/// The deepest nesting of a message, which is as deep as its parser goes.
-const DEEPEST: usize = 127;
 /// Legacy sessions at a time.
 const SESSIONS: usize = 4_096;
 /// How long a legacy session may be idle. rmcp counts neither an open stream nor a running call as activity.
 const SESSION_IDLE: Duration = Duration::from_hours(1);
-/// How long calls in flight may go on when the server stops.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long the last answers may take to leave when the server stops.
+const FAREWELL: Duration = Duration::from_millis(500);
+const SESSION: &str = "mcp-session-id";
+/// The first revision without sessions.
+const MODERN: &str = "2026-07-28";
 
 /// What the routes share.
 #[derive(Clone)]
@@ -44,17 +43,17 @@ struct Door {
     shared: Arc<Shared>,
     manager: Arc<LocalSessionManager>,
     /// The tenant that each legacy session was begun for.
-    owners: Arc<DashMap<String, Option<TenantId>>>,
+    owners: Arc<DashMap<String, Named>>,
 }
 
 /// All routes of MCP, to be mounted behind the guard of `http`.
 pub fn router(app: &App) -> Router {
     let shared = super::shared(app);
     let kill = CancellationToken::new();
-    let (stopping, killer) = (app.stopping().clone(), kill.clone());
+    let (app, killer) = (app.clone(), kill.clone());
     shared.pumps.spawn(async move {
-        stopping.cancelled().await;
-        tokio::time::sleep(GRACE).await;
+        app.last_call().await;
+        tokio::time::sleep(FAREWELL).await;
         killer.cancel();
     });
     let door = Door {
@@ -84,9 +83,8 @@ pub fn router(app: &App) -> Router {
     let streamable = Router::new()
         .route_service("/mcp", service.clone())
         .route_service("/t/{tenant}/mcp", service)
-        .layer(from_fn(commit_early))
-        .layer(from_fn_with_state(door.clone(), check_session))
-        .layer(from_fn(check_body));
+        .layer(from_fn(body::check))
+        .layer(from_fn_with_state(door.clone(), check_session));
     let sse = Router::new()
         .route("/sse", get(super::sse::open))
         .route("/t/{tenant}/sse", get(super::sse::open))
@@ -148,73 +146,26 @@ fn named(
     .map(Some)
 }
 
-/// Answers what is no JSON-RPC message itself: rmcp would answer plain text.
-async fn check_body(request: Request, next: Next) -> Response {
-    if request.method() != Method::POST {
-        return next.run(request).await;
-    }
-    let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
-        let message = format!("a message may have {MAX_BYTES} bytes at most");
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, -32600, &message, None);
-    };
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        let message = format!("the body is not JSON: {error}");
-        return refuse(StatusCode::BAD_REQUEST, -32700, &message, None);
-    }
-    if nesting(&body) > DEEPEST {
-        let message = format!("a message may be nested {DEEPEST} levels deep at most");
-        return refuse(StatusCode::BAD_REQUEST, -32700, &message, None);
-    }
-    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{') => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Some(b'[') => {
-            let message = "batches are not taken over HTTP; send one message a request";
-            refuse(StatusCode::BAD_REQUEST, -32600, message, None)
-        }
-        _ => refuse(
-            StatusCode::BAD_REQUEST,
-            -32600,
-            "a message is a JSON object",
-            None,
-        ),
-    }
-}
-
-/// How deep a JSON text is nested. Only a text that is JSON may be asked.
-fn nesting(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut is_text, mut is_escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = is_text,
-            b'"' => is_text = !is_text,
-            b'{' | b'[' if !is_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !is_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 /// Binds legacy sessions to the tenant that they were begun for: rmcp lets whoever knows the id in. A foreign session is
 /// an unknown one.
-async fn check_session(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let named = request
-        .extensions()
-        .get::<Named>()
-        .and_then(|named| named.0.clone());
+async fn check_session(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    if is_modern(&request) {
+        // Some clients send the id of a session that they had before; it means nothing any more.
+        request.headers_mut().remove(SESSION);
+        return next.run(request).await;
+    }
+    let named = request.extensions().get::<Named>().cloned();
+    let named = named.unwrap_or_default();
     let id = request
         .headers()
-        .get("mcp-session-id")
-        .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
+        .get(SESSION)
+        .map(|id| id.to_str().unwrap_or_default().to_owned());
     let is_get = request.method() == Method::GET;
     if let Some(id) = &id {
-        let is_owner = door.owners.get(id).is_some_and(|owner| *owner == named);
+        let is_owner = door
+            .owners
+            .get(id)
+            .is_some_and(|owner| owner.agrees(&named));
         if !is_owner {
             return refuse(
                 StatusCode::NOT_FOUND,
@@ -235,7 +186,7 @@ async fn check_session(State(door): State<Door>, request: Request, next: Next) -
     if id.is_none()
         && let Some(new) = response
             .headers()
-            .get("mcp-session-id")
+            .get(SESSION)
             .and_then(|id| id.to_str().ok())
     {
         door.owners.insert(new.to_owned(), named);
@@ -245,6 +196,13 @@ async fn check_session(State(door): State<Door>, request: Request, next: Next) -
     } else {
         response
     }
+}
+
+/// Modern requests know no sessions.
+fn is_modern(request: &Request) -> bool {
+    let version = request.headers().get("mcp-protocol-version");
+    request.method() == Method::POST
+        && version.is_some_and(|version| version.as_bytes() >= MODERN.as_bytes())
 }
 
 /// Modern requests name their method in a header; a request without one may begin a session.

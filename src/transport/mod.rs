@@ -2,6 +2,7 @@
 //!
 //! rmcp drives the protocol; what it lacks or gets wrong on the wire is mended here.
 
+mod body;
 mod early;
 mod http;
 mod line;
@@ -19,6 +20,7 @@ use crate::app::App;
 use crate::mcp::{Edge, Shared};
 
 pub use http::router;
+use wire::Refusal;
 
 /// Serves one client on standard input and output, until it closes them or the app stops.
 pub async fn serve_stdio(app: App) -> anyhow::Result<()> {
@@ -35,6 +37,12 @@ pub async fn serve_stdio(app: App) -> anyhow::Result<()> {
 /// What the handlers of one process share.
 fn shared(app: &App) -> Arc<Shared> {
     Arc::new(Shared::new(app.clone()))
+}
+
+/// The answer to text that is no message.
+fn answer(status: StatusCode, refusal: &Refusal) -> Response {
+    let body = refusal.to_json().to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// A JSON-RPC error that belongs to no request.

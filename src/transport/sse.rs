@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use dashmap::DashMap;
@@ -22,12 +22,12 @@ use rmcp::model::{
     JsonRpcNotification, RequestId, ServerJsonRpcMessage,
 };
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
-use super::refuse;
-use super::wire::{self, Frame, MAX_BYTES};
+use super::wire::{self, Frame, Refusal};
+use super::{answer, body, refuse};
 use crate::mcp::{Edge, Named, Shared};
 
 /// Sessions at a time.
@@ -55,8 +55,61 @@ struct Inner {
 #[derive(Clone)]
 struct Live {
     to_handler: mpsc::Sender<ClientJsonRpcMessage>,
-    owner: Option<Named>,
-    unanswered: Arc<Mutex<HashSet<RequestId>>>,
+    owner: Named,
+    unanswered: Arc<Unanswered>,
+}
+
+/// The requests of a session that have no answer yet.
+#[derive(Default)]
+struct Unanswered {
+    ids: Mutex<HashSet<RequestId>>,
+    fewer: Notify,
+}
+
+impl Unanswered {
+    fn ids(&self) -> MutexGuard<'_, HashSet<RequestId>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the requests among `messages`, unless that makes too many.
+    fn admit(&self, messages: &[Box<ClientJsonRpcMessage>]) -> bool {
+        let mut ids = self.ids();
+        let requests = messages.iter().filter_map(|message| match &**message {
+            JsonRpcMessage::Request(request) => Some(request.id.clone()),
+            _ => None,
+        });
+        let requests: Vec<_> = requests.collect();
+        if !requests.is_empty() && ids.len() + requests.len() > UNANSWERED {
+            return false;
+        }
+        ids.extend(requests);
+        drop(ids);
+        for message in messages {
+            // rmcp never answers a request that was cancelled.
+            if let JsonRpcMessage::Notification(JsonRpcNotification {
+                notification: ClientNotification::CancelledNotification(cancelled),
+                ..
+            }) = &**message
+                && let Some(id) = &cancelled.params.request_id
+            {
+                self.settle(id);
+            }
+        }
+        true
+    }
+
+    fn settle(&self, id: &RequestId) {
+        self.ids().remove(id);
+        self.fewer.notify_one();
+    }
+
+    /// Returns once the server stops and every request has its answer.
+    async fn over(&self, stopping: CancellationToken) {
+        stopping.cancelled().await;
+        while !self.ids().is_empty() {
+            self.fewer.notified().await;
+        }
+    }
 }
 
 impl SseServer {
@@ -67,10 +120,6 @@ impl SseServer {
             live: DashMap::new(),
         }))
     }
-}
-
-fn lock(ids: &Mutex<HashSet<RequestId>>) -> MutexGuard<'_, HashSet<RequestId>> {
-    ids.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The stream of a session; dropping it, when the client goes, ends the session.
@@ -101,19 +150,19 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         let message = format!("{SESSIONS} sessions are open; try again later");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, -32603, &message, None);
     }
-    let owner = parts.extensions.get::<Named>().cloned();
+    let owner = parts.extensions.get::<Named>().cloned().unwrap_or_default();
     let id = uuid_like(&server);
     let (to_handler, from_client) = mpsc::channel(16);
     let (to_client, from_handler) = mpsc::channel(64);
     let ended = server.0.kill.child_token();
-    let unanswered = Arc::new(Mutex::new(HashSet::new()));
+    let unanswered = Arc::new(Unanswered::default());
     let live = Live {
         to_handler,
         owner: owner.clone(),
         unanswered: unanswered.clone(),
     };
     server.0.live.insert(id.clone(), live);
-    let edge = Edge::new(&server.0.shared, owner.and_then(|owner| owner.0));
+    let edge = Edge::new(&server.0.shared, owner.0);
     let (running, token) = (server.clone(), ended.clone());
     let session = id.clone();
     server.0.shared.pumps.spawn(async move {
@@ -131,11 +180,11 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         .event("endpoint")
         .data(format!("{base}/messages?sessionId={id}"));
     let stopping = server.0.shared.app.stopping().clone();
-    let answers =
-        ReceiverStream::new(from_handler).map(move |message| as_event(&message, &unanswered));
+    let owing = unanswered.clone();
+    let answers = ReceiverStream::new(from_handler).map(move |message| as_event(&message, &owing));
     let inner = stream::iter([endpoint])
         .chain(answers)
-        .take_until(stopping.cancelled_owned())
+        .take_until(async move { unanswered.over(stopping).await })
         .map(Ok)
         .boxed();
     let body = Answers {
@@ -159,14 +208,10 @@ fn uuid_like(server: &SseServer) -> String {
     format!("{:032x}", random.u128())
 }
 
-fn as_event(message: &ServerJsonRpcMessage, unanswered: &Mutex<HashSet<RequestId>>) -> Event {
+fn as_event(message: &ServerJsonRpcMessage, unanswered: &Unanswered) -> Event {
     match message {
-        JsonRpcMessage::Response(response) => {
-            lock(unanswered).remove(&response.id);
-        }
-        JsonRpcMessage::Error(JsonRpcError { id: Some(id), .. }) => {
-            lock(unanswered).remove(id);
-        }
+        JsonRpcMessage::Response(response) => unanswered.settle(&response.id),
+        JsonRpcMessage::Error(JsonRpcError { id: Some(id), .. }) => unanswered.settle(id),
         _ => {}
     }
     let data = serde_json::to_string(message).unwrap_or_else(|error| {
@@ -197,8 +242,8 @@ pub(super) async fn message(
             .get(&address.session_id)
             .map(|live| live.clone())
     });
-    let Some(live) = session.filter(|live| live.owner.as_ref() == parts.extensions.get::<Named>())
-    else {
+    let named = parts.extensions.get::<Named>().cloned().unwrap_or_default();
+    let Some(live) = session.filter(|live| live.owner.agrees(&named)) else {
         return refuse(
             StatusCode::NOT_FOUND,
             -32600,
@@ -206,75 +251,47 @@ pub(super) async fn message(
             None,
         );
     };
-    let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
-        let message = format!("a message may have {MAX_BYTES} bytes at most");
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, -32600, &message, None);
+    let body = match body::read(body).await {
+        Ok(body) => body,
+        Err((status, refusal)) => return answer(status, &refusal),
     };
-    let mut message = match wire::read(&body) {
-        Some(Frame::One(Ok(message))) => *message,
-        Some(Frame::One(Err(refusal))) => {
-            let body = refusal.to_json().to_string();
-            return (
-                StatusCode::BAD_REQUEST,
-                [(header::CONTENT_TYPE, "application/json")],
-                body,
-            )
-                .into_response();
-        }
-        Some(Frame::Batch(_)) | None => {
-            return refuse(
-                StatusCode::BAD_REQUEST,
-                -32600,
-                "send one message a request",
-                None,
-            );
-        }
+    let messages: Result<Vec<_>, _> = match wire::read(&body) {
+        Some(Frame::One(item)) => item.map(|message| vec![message]),
+        // The answers to a batch come one by one.
+        Some(Frame::Batch(items)) => items.into_iter().collect(),
+        None => Err(Box::new(Refusal::parse("the body is empty"))),
     };
-    if !admit(&live, &message) {
+    let messages = match messages {
+        Ok(messages) => messages,
+        Err(refusal) => return answer(StatusCode::BAD_REQUEST, &refusal),
+    };
+    if !live.unanswered.admit(&messages) {
         let text =
             format!("{UNANSWERED} requests of this session are unanswered; read the answers first");
         return refuse(StatusCode::TOO_MANY_REQUESTS, -32603, &text, None);
     }
-    match &mut message {
-        JsonRpcMessage::Request(request) => {
-            request.request.extensions_mut().insert(parts);
-        }
-        JsonRpcMessage::Notification(notification) => {
-            notification.notification.extensions_mut().insert(parts);
-        }
-        _ => {}
-    }
-    match live.to_handler.send_timeout(message, PATIENCE).await {
-        Ok(()) => (StatusCode::ACCEPTED, "Accepted").into_response(),
-        Err(_) => refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            -32603,
-            "the session does not take messages",
-            None,
-        ),
-    }
-}
-
-/// Counts a request as unanswered, unless there are too many already.
-fn admit(live: &Live, message: &ClientJsonRpcMessage) -> bool {
-    match message {
-        JsonRpcMessage::Request(request) => {
-            let mut unanswered = lock(&live.unanswered);
-            unanswered.len() < UNANSWERED && {
-                unanswered.insert(request.id.clone());
-                true
+    for mut message in messages {
+        match &mut *message {
+            JsonRpcMessage::Request(request) => {
+                request.request.extensions_mut().insert(parts.clone());
             }
-        }
-        // rmcp never answers a request that was cancelled.
-        JsonRpcMessage::Notification(JsonRpcNotification {
-            notification: ClientNotification::CancelledNotification(cancelled),
-            ..
-        }) => {
-            if let Some(id) = &cancelled.params.request_id {
-                lock(&live.unanswered).remove(id);
+            JsonRpcMessage::Notification(notification) => {
+                notification
+                    .notification
+                    .extensions_mut()
+                    .insert(parts.clone());
             }
-            true
+            _ => {}
         }
-        _ => true,
+        if live
+            .to_handler
+            .send_timeout(*message, PATIENCE)
+            .await
+            .is_err()
+        {
+            let message = "the session takes no more messages";
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, -32603, message, None);
+        }
     }
+    (StatusCode::ACCEPTED, "Accepted").into_response()
 }

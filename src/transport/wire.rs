@@ -10,7 +10,7 @@ pub(super) const MAX_BYTES: usize = 1 << 20;
 /// The most messages in one batch; without it, a megabyte of small requests asks for gigabytes of answers.
 pub(super) const MAX_BATCH: usize = 100;
 /// How deep `serde_json` follows arrays and objects.
-const MAX_DEPTH: usize = 128;
+const MAX_DEPTH: usize = 127;
 
 /// What one line or body holds.
 #[derive(Debug)]
@@ -108,27 +108,41 @@ fn not_json(error: &serde_json::Error) -> Refusal {
 }
 
 fn batch(text: &str) -> Frame {
-    let items: Vec<&RawValue> = match serde_json::from_str(text) {
-        Ok(items) => items,
-        Err(error) => return refused(not_json(&error)),
-    };
+    match split(text) {
+        Ok(items) => Frame::Batch(items.into_iter().map(one).collect()),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+/// The texts of a batch's messages.
+pub(super) fn split(text: &str) -> Result<Vec<&str>, Refusal> {
+    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| not_json(&error))?;
     if items.is_empty() {
-        return refused(Refusal::invalid(None, "a batch has at least one message"));
+        return Err(Refusal::invalid(None, "a batch has at least one message"));
     }
     if items.len() > MAX_BATCH {
-        return refused(Refusal::invalid(
-            None,
-            format!(
-                "the batch has {} messages, the limit is {MAX_BATCH}",
-                items.len()
-            ),
-        ));
+        let message = format!(
+            "the batch has {} messages, the limit is {MAX_BATCH}",
+            items.len()
+        );
+        return Err(Refusal::invalid(None, message));
     }
-    let read = |raw: &&RawValue| match raw.get() {
-        text if text.starts_with('{') => item(text),
-        _ => Err(Box::new(neither_object_nor_array())),
-    };
-    Frame::Batch(items.iter().map(read).collect())
+    Ok(items.into_iter().map(RawValue::get).collect())
+}
+
+/// Reads one message of a batch.
+pub(super) fn one(text: &str) -> Item {
+    if text.starts_with('{') {
+        item(text)
+    } else {
+        Err(Box::new(neither_object_nor_array()))
+    }
+}
+
+/// The id of the request in `text`, if there is one.
+pub(super) fn id(text: &[u8]) -> Option<RequestId> {
+    let envelope: Envelope<'_> = serde_json::from_slice(text).ok()?;
+    serde_json::from_str(envelope.id?.get()).ok()
 }
 
 /// What has to be known before rmcp's types are tried: they fail without saying at what.
@@ -304,7 +318,7 @@ mod tests {
         );
         assert_eq!(
             outcome(&deep),
-            "-32700 null the message is nested deeper than the limit of 128 levels"
+            "-32700 null the message is nested deeper than the limit of 127 levels"
         );
         let many = format!("[{}1]", "1,".repeat(MAX_BATCH));
         assert_eq!(

@@ -20,6 +20,7 @@ mod isolation;
 mod lifecycle;
 mod mcp_edge;
 mod mcp_stdio;
+mod mcp_wire;
 mod model;
 mod steering;
 mod store;

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::support::http::{Answer, HttpServer};
 
 const MODERN: &str = "2026-07-28";
-const BOTH: &str = "application/json, text/event-stream";
+pub(crate) const BOTH: &str = "application/json, text/event-stream";
 /// Long enough for a busy machine, and only waited out by what fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A modern request to `path`, with the headers that its message asks for.
-fn modern(
+pub(crate) fn modern(
     server: &HttpServer,
     path: &str,
     method: &str,
@@ -38,12 +38,12 @@ fn modern(
     }
 }
 
-async fn ask(server: &HttpServer, method: &str, params: Value) -> Answer {
+pub(crate) async fn ask(server: &HttpServer, method: &str, params: Value) -> Answer {
     Answer::of(modern(server, "/mcp", method, params)).await
 }
 
 /// What a tool answers, for a tenant named by path.
-async fn tool(server: &HttpServer, path: &str, name: &str, arguments: Value) -> Value {
+pub(crate) async fn tool(server: &HttpServer, path: &str, name: &str, arguments: Value) -> Value {
     let answer = Answer::of(modern(
         server,
         path,
@@ -56,13 +56,13 @@ async fn tool(server: &HttpServer, path: &str, name: &str, arguments: Value) -> 
 }
 
 /// A stream of events, read as they come.
-struct Events {
+pub(crate) struct Events {
     response: Response,
     text: String,
 }
 
 impl Events {
-    fn of(response: Response) -> Self {
+    pub(crate) fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         Self {
             response,
@@ -71,7 +71,7 @@ impl Events {
     }
 
     /// The next event with data, as (its name, its data). `None` at the end of the stream.
-    async fn next(&mut self) -> Option<(String, String)> {
+    pub(crate) async fn next(&mut self) -> Option<(String, String)> {
         loop {
             while let Some(end) = self.text.find("\n\n") {
                 let event: String = self.text.drain(..end + 2).collect();
@@ -98,7 +98,7 @@ impl Events {
     }
 
     /// The next message.
-    async fn message(&mut self) -> Value {
+    pub(crate) async fn message(&mut self) -> Value {
         let (_, data) = self.next().await.expect("another message");
         serde_json::from_str(&data).unwrap()
     }
@@ -215,7 +215,11 @@ async fn what_is_wrong_is_said_as_the_protocol_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_are_no_messages_are_answered_as_json_rpc() {
     let server = HttpServer::start().await;
-    let deep = format!("{{\"a\\\\\": {}1{}}}", "[".repeat(200), "]".repeat(200));
+    let deep = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"task_get","arguments":{{"x":{}{}}}}}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
     let huge = format!("{{\"x\": \"{}\"}}", "x".repeat(1 << 20));
     for (body, status, code, says) in [
         ("{\"jsonrpc\": ".to_owned(), 400, -32700, "not JSON"),
@@ -281,7 +285,7 @@ async fn a_tenant_is_named_by_path_header_or_meta_and_only_once() {
 }
 
 /// Begins a legacy session and returns its id and the version agreed on.
-async fn begin(server: &HttpServer, path: &str, version: &str) -> (String, Value) {
+pub(crate) async fn begin(server: &HttpServer, path: &str, version: &str) -> (String, Value) {
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
     let response = server
@@ -306,14 +310,20 @@ async fn begin(server: &HttpServer, path: &str, version: &str) -> (String, Value
     (id, agreed)
 }
 
-fn in_session(server: &HttpServer, path: &str, id: &str) -> reqwest::RequestBuilder {
+pub(crate) fn in_session(server: &HttpServer, path: &str, id: &str) -> reqwest::RequestBuilder {
     server
         .request(Method::POST, path)
         .header("accept", BOTH)
         .header("mcp-session-id", id)
 }
 
-async fn legacy(server: &HttpServer, path: &str, id: &str, method: &str, params: Value) -> Value {
+pub(crate) async fn legacy(
+    server: &HttpServer,
+    path: &str,
+    id: &str,
+    method: &str,
+    params: Value,
+) -> Value {
     let request = json!({"jsonrpc": "2.0", "id": 2, "method": method, "params": params});
     let response = in_session(server, path, id)
         .json(&request)
@@ -456,10 +466,6 @@ async fn a_modern_listener_hears_of_its_tenants_tasks_until_the_server_stops() {
         acknowledged["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"],
         7
     );
-    // One signal each makes up for what changed before the subscription stood.
-    for uri in ["baton://tasks/t", "baton://tasks/t/report"] {
-        assert_eq!(events.message().await["params"]["uri"], uri);
-    }
     tool(
         &server,
         "/t/globex/mcp",
