@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use jsonschema::error::{ValidationError, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, Validator};
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -135,7 +136,7 @@ pub fn pointer(path: &Path) -> String {
     path.iter().fold(String::new(), |pointer, segment| {
         let name = match segment {
             Segment::Seq { index } => index.to_string(),
-            Segment::Map { key } => key.replace('~', "~0").replace('/', "~1"),
+            Segment::Map { key } => escape(key),
             Segment::Enum { .. } | Segment::Unknown => return pointer,
         };
         pointer + "/" + &name
@@ -155,10 +156,7 @@ pub fn check(validator: &Validator, input: &Value) -> Result<()> {
     if findings.is_empty() {
         findings = validator
             .iter_errors(input)
-            .map(|error| Finding {
-                path: error.instance_path().to_string(),
-                message: shorten(&error.to_string()),
-            })
+            .flat_map(|error| findings_of(&error))
             .collect();
     }
     let more = findings.len().saturating_sub(FINDINGS);
@@ -177,6 +175,36 @@ pub fn check(validator: &Validator, input: &Value) -> Result<()> {
         let _ = write!(message, "; and {more} more");
     }
     Err(Error::new(Kind::Invalid, "invalid_input", message).with_findings(findings))
+}
+
+/// A finding stands where the caller has to look: what is missing or unknown, at its own place.
+fn findings_of(error: &ValidationError<'_>) -> Vec<Finding> {
+    let here = error.instance_path().to_string();
+    let at = |name: &str, message: &str| Finding {
+        path: format!("{here}/{}", escape(name)),
+        message: message.to_owned(),
+    };
+    match error.kind() {
+        ValidationErrorKind::Required { property } => {
+            vec![at(
+                property.as_str().unwrap_or_default(),
+                "missing, and required",
+            )]
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
+            .iter()
+            .map(|name| at(name, "there is no such field"))
+            .collect(),
+        _ => vec![Finding {
+            message: shorten(&error.to_string()),
+            path: here,
+        }],
+    }
+}
+
+/// A name as a segment of a JSON Pointer (RFC 6901).
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 /// Depth, and NUL, which no text may hold. The first finding is enough: these are no mistakes of a model.
@@ -209,13 +237,7 @@ fn bounds(value: &Value, path: &mut String, depth: usize, findings: &mut Vec<Fin
                     });
                     return;
                 }
-                descend(
-                    &name.replace('~', "~0").replace('/', "~1"),
-                    value,
-                    path,
-                    depth,
-                    findings,
-                );
+                descend(&escape(name), value, path, depth, findings);
             }
         }
         _ => {}
@@ -277,7 +299,9 @@ mod tests {
             .map(|finding| finding.path.as_str())
             .collect();
         assert_eq!(error.findings().len(), 3, "{error}");
-        assert!(paths.contains(&"/b"), "{paths:?}");
+        for path in ["/a", "/b", "/c"] {
+            assert!(paths.contains(&path), "{paths:?}");
+        }
     }
 
     #[test]

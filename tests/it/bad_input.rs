@@ -58,7 +58,8 @@ async fn missing_fields_are_named() {
             let field = field.as_str().unwrap();
             let mut input = (op.sample)();
             input.as_object_mut().unwrap().remove(field);
-            assert_names(&refused(&server, op, input).await, op, field);
+            let error = refused(&server, op, input).await;
+            assert_eq!(error.findings()[0].path, format!("/{field}"), "{}", op.name);
         }
     }
     assert_eq!(written(&server), (0, 0));
@@ -91,7 +92,8 @@ async fn unknown_fields_are_named() {
     for op in server.app.catalog.ops() {
         let mut input = (op.sample)();
         input["no_such_field"] = json!(1);
-        assert_names(&refused(&server, op, input).await, op, "no_such_field");
+        let error = refused(&server, op, input).await;
+        assert_eq!(error.findings()[0].path, "/no_such_field", "{}", op.name);
     }
     assert_eq!(written(&server), (0, 0));
 }
