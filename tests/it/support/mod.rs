@@ -1,6 +1,7 @@
 //! A server of the test's own: temporary data, a clock that the test moves, seeded randomness.
 
 pub(crate) mod http;
+pub(crate) mod mcp;
 
 use std::sync::Arc;
 use std::time::Duration;

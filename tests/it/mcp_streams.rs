@@ -1,0 +1,163 @@
+//! What modern clients read while it happens: `subscriptions/listen`, progress, and calls that take their time.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::http::HttpServer;
+use crate::support::mcp::{Events, in_time, modern, tool};
+
+async fn dispatch(server: &HttpServer, path: &str, id: &str) {
+    let input = json!({"description": "x", "task_id": id});
+    server.use_tool(path, "task_dispatch", input).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
+    let server = HttpServer::start().await;
+    let uris = [
+        "baton://tasks/same",
+        "baton://tasks/last",
+        "baton://nothing",
+    ];
+    let filter = json!({"resourceSubscriptions": uris});
+    let message = modern("subscriptions/listen", json!({"notifications": filter}));
+    let mut stream = Events::of(server.modern("/t/acme/mcp", &message)).await;
+    let ack = stream.data().await;
+    assert_eq!(
+        ack["method"], "notifications/subscriptions/acknowledged",
+        "{ack}"
+    );
+    assert_eq!(
+        ack["params"]["notifications"]["resourceSubscriptions"],
+        json!(uris[..2]),
+        "{ack}"
+    );
+    dispatch(&server, "/t/other/mcp", "same").await;
+    dispatch(&server, "/t/acme/mcp", "last").await;
+    let heard = stream.data().await;
+    assert_eq!(
+        heard["method"], "notifications/resources/updated",
+        "{heard}"
+    );
+    assert_eq!(heard["params"]["uri"], "baton://tasks/last", "{heard}");
+    in_time(server.stop()).await;
+    let end = stream.data().await;
+    assert_eq!(
+        (&end["id"], end["result"].is_object()),
+        (&json!(1), true),
+        "{end}"
+    );
+    assert!(stream.next().await.is_none());
+}
+
+/// A wait for the task `t`, with a progress token.
+fn wait(seconds: u32) -> Value {
+    let arguments = json!({"task_ids": ["t"], "wait_seconds": seconds});
+    let mut params = tool("task_wait", arguments);
+    params["_meta"]["progressToken"] = "p".into();
+    modern("tools/call", params)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_told_of_progress_that_only_grows() {
+    let server = HttpServer::start().await;
+    dispatch(&server, "/mcp", "t").await;
+    let claim = json!({"agent_id": "ada"});
+    let claimed = server.use_tool("/mcp", "task_claim", claim).await;
+    let token = &claimed["tasks"][0]["lease"]["token"];
+    let mine = |mut fields: Value| {
+        fields["task_id"] = "t".into();
+        fields["agent_id"] = "ada".into();
+        fields["lease_token"] = token.clone();
+        fields
+    };
+    let mut stream = Events::of(server.modern("/mcp", &wait(50))).await;
+    let mut heard = vec![stream.data().await];
+    for progress in [10, 40, 30, 70] {
+        let data = json!({"progress": progress});
+        let input = mine(json!({"notification_type": "task_progress", "data": data}));
+        server.use_tool("/mcp", "task_notify", input).await;
+        if progress != 30 {
+            heard.push(stream.data().await);
+        }
+    }
+    let end = mine(json!({"reason": "success"}));
+    server.use_tool("/mcp", "task_end", end).await;
+    let answer = loop {
+        let message = stream.data().await;
+        if message["id"] == 1 {
+            break message;
+        }
+        heard.push(message);
+    };
+    assert_eq!(
+        answer["result"]["structuredContent"]["done"], true,
+        "{answer}"
+    );
+    let steps: Vec<_> = heard
+        .iter()
+        .map(|message| {
+            let params = &message["params"];
+            assert_eq!(message["method"], "notifications/progress", "{message}");
+            assert_eq!(
+                (&params["progressToken"], &params["total"]),
+                (&json!("p"), &json!(100.0))
+            );
+            params["progress"].as_f64().unwrap()
+        })
+        .collect();
+    assert!(steps.is_sorted_by(|one, next| one < next), "{steps:?}");
+    assert!(steps.len() >= 4, "{steps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_client_went_away_is_given_up() {
+    let server = HttpServer::start().await;
+    let ctx = server.app.system.ctx("default".parse().unwrap(), "test");
+    let Value::Object(input) = json!({"description": "x", "task_id": "t"}) else {
+        unreachable!()
+    };
+    let dispatched = server.app.catalog.call(ctx, "task_dispatch", input);
+    dispatched.await.unwrap();
+    // Before the first connection: whatever runs on its behalf must be gone at the end.
+    let running = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = running();
+    let mut stream = Events::of(server.modern("/mcp", &wait(50))).await;
+    assert_eq!(stream.data().await["method"], "notifications/progress");
+    assert!(running() > before);
+    drop(stream);
+    in_time(async {
+        while running() > before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_call_begins_its_answer_early() {
+    let server = HttpServer::start().await;
+    dispatch(&server, "/mcp", "t").await;
+    let arguments = json!({"task_ids": ["t"], "wait_seconds": 7});
+    let message = modern("tools/call", tool("task_wait", arguments));
+    let begun = async {
+        let mut stream = Events::of(server.modern("/mcp", &message)).await;
+        let first = stream.chunk().await;
+        (stream, first)
+    };
+    let early = tokio::time::timeout(Duration::from_millis(6_500), begun);
+    let (mut stream, first) = early.await.expect("the answer begins early");
+    assert_eq!(first.as_deref(), Some(":\n\n"));
+    assert_eq!(stream.header("x-accel-buffering"), "no");
+    let answer = stream.data().await;
+    assert_eq!(
+        answer["result"]["structuredContent"]["done"], false,
+        "{answer}"
+    );
+    assert!(stream.next().await.is_none());
+}

@@ -1,0 +1,195 @@
+//! MCP messages as clients of both eras send them over HTTP, and the event streams that come back.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use super::http::{Answer, HttpServer};
+
+/// The revision without sessions.
+pub(crate) const MODERN: &str = "2026-07-28";
+/// How long a test waits for something that must come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request of the modern era.
+pub(crate) fn modern(method: &str, mut params: Value) -> Value {
+    params["_meta"]["io.modelcontextprotocol/protocolVersion"] = MODERN.into();
+    params["_meta"]["io.modelcontextprotocol/clientInfo"] = json!({"name": "test", "version": "1"});
+    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+}
+
+/// A tool call's parameters.
+pub(crate) fn tool(name: &str, arguments: Value) -> Value {
+    json!({"name": name, "arguments": arguments})
+}
+
+impl HttpServer {
+    /// A POST of `message` with the headers that a modern client derives from it.
+    pub(crate) fn modern(&self, path: &str, message: &Value) -> RequestBuilder {
+        let method = message["method"].as_str().unwrap();
+        let request = self
+            .message(path, message)
+            .header("mcp-protocol-version", MODERN)
+            .header("mcp-method", method);
+        let params = &message["params"];
+        match params["name"].as_str().or(params["uri"].as_str()) {
+            Some(name) => request.header("mcp-name", name),
+            None => request,
+        }
+    }
+
+    /// A POST of `message` without the headers of an era.
+    pub(crate) fn message(&self, path: &str, message: &Value) -> RequestBuilder {
+        self.request(Method::POST, path)
+            .header("accept", "application/json, text/event-stream")
+            .json(message)
+    }
+
+    /// What a modern request is answered.
+    pub(crate) async fn ask(&self, method: &str, params: Value) -> Answer {
+        Answer::of(self.modern("/mcp", &modern(method, params))).await
+    }
+
+    /// The structured content of a modern tool call that must succeed.
+    pub(crate) async fn use_tool(&self, path: &str, name: &str, arguments: Value) -> Value {
+        let message = modern("tools/call", tool(name, arguments));
+        let answer = Answer::of(self.modern(path, &message)).await;
+        let result = &answer.body["result"];
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_ne!(result["isError"], true, "{}", answer.text);
+        assert!(result["structuredContent"].is_object(), "{}", answer.text);
+        result["structuredContent"].clone()
+    }
+
+    /// Begins a legacy session.
+    pub(crate) async fn session(&self, path: &str, version: &str) -> Session<'_> {
+        let mut events = Events::of(self.message(path, &initialize(version))).await;
+        let id = events.header("mcp-session-id");
+        let answer = events.data().await;
+        let session = Session {
+            server: self,
+            path: path.to_owned(),
+            id,
+            answer,
+        };
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        let answer = Answer::of(session.request(Method::POST).json(&initialized)).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        session
+    }
+}
+
+/// The first message of a legacy client.
+pub(crate) fn initialize(version: &str) -> Value {
+    let client = json!({"name": "test", "version": "1"});
+    let params = json!({"protocolVersion": version, "capabilities": {}, "clientInfo": client});
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+}
+
+/// A legacy session over Streamable HTTP.
+pub(crate) struct Session<'a> {
+    server: &'a HttpServer,
+    path: String,
+    pub(crate) id: String,
+    /// What `initialize` was answered.
+    pub(crate) answer: Value,
+}
+
+impl Session<'_> {
+    /// A request in this session.
+    pub(crate) fn request(&self, method: Method) -> RequestBuilder {
+        self.server
+            .request(method, &self.path)
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-session-id", &self.id)
+    }
+
+    /// What `method` is answered.
+    pub(crate) async fn ask(&self, method: &str, params: Value) -> Value {
+        let message = json!({"jsonrpc": "2.0", "id": 5, "method": method, "params": params});
+        Events::of(self.request(Method::POST).json(&message))
+            .await
+            .data()
+            .await
+    }
+}
+
+/// One event of a stream.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) data: String,
+}
+
+/// An event stream, read as it comes.
+pub(crate) struct Events {
+    response: Response,
+    unread: String,
+}
+
+impl Events {
+    /// Sends `request`, whose answer must be a stream.
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        let response = in_time(request.send()).await.unwrap();
+        let kind = response.headers()["content-type"].to_str().unwrap();
+        assert_eq!(
+            (response.status().as_u16(), kind),
+            (200, "text/event-stream")
+        );
+        Self {
+            response,
+            unread: String::new(),
+        }
+    }
+
+    /// A header of the answer.
+    pub(crate) fn header(&self, name: &str) -> String {
+        self.response.headers()[name].to_str().unwrap().to_owned()
+    }
+
+    /// The next piece of the stream as it is; `None` at its end.
+    pub(crate) async fn chunk(&mut self) -> Option<String> {
+        let chunk = in_time(self.response.chunk()).await.unwrap()?;
+        Some(String::from_utf8(chunk.to_vec()).unwrap())
+    }
+
+    /// The next event with data; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            while let Some((block, rest)) = self.unread.split_once("\n\n") {
+                let mut event = Event {
+                    name: String::new(),
+                    data: String::new(),
+                };
+                for line in block.lines() {
+                    match line.split_once(':') {
+                        Some(("event", name)) => name.trim().clone_into(&mut event.name),
+                        Some(("data", data)) => event.data.push_str(data.trim_start()),
+                        _ => {}
+                    }
+                }
+                self.unread = rest.into();
+                if !event.data.is_empty() {
+                    return Some(event);
+                }
+            }
+            let chunk = self.chunk().await?;
+            self.unread.push_str(&chunk);
+        }
+    }
+
+    /// The next message.
+    pub(crate) async fn data(&mut self) -> Value {
+        let event = self.next().await.expect("the stream goes on");
+        serde_json::from_str(&event.data).unwrap_or_else(|_| panic!("not JSON: {event:?}"))
+    }
+}
+
+/// `future`, which must end soon.
+pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("it comes in time")
+}
