@@ -70,8 +70,12 @@ impl System {
     ///
     /// # Errors
     /// What `operation` answers, or a failure of the database.
-    pub fn survey<T>(&self, operation: impl FnOnce(&mut SystemTx<'_>) -> Result<T>) -> Result<T> {
-        self.store.survey(operation)
+    pub async fn survey<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut SystemTx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.store.survey(operation).await
     }
 }
 
@@ -156,11 +160,16 @@ impl Ctx {
     ///
     /// # Errors
     /// What `operation` answers, or a failure of the database.
-    pub fn read<T>(&self, operation: impl FnOnce(&Scope, &mut Tx<'_>) -> Result<T>) -> Result<T> {
+    pub async fn read<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Scope, &mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
         let scope = self.scope();
         self.system
             .store
-            .read(&self.tenant, |tx| operation(&scope, tx))
+            .read(&self.tenant, move |tx| operation(&scope, tx))
+            .await
     }
 
     fn scope(&self) -> Scope {

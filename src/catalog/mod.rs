@@ -127,13 +127,15 @@ impl Catalog {
     ///
     /// # Errors
     /// `unknown_resource` for what is not there or is another tenant's.
-    pub fn read(&self, ctx: &Ctx, uri: &str) -> Result<Content> {
+    pub async fn read(&self, ctx: &Ctx, uri: &str) -> Result<Content> {
         let found = self
             .resources
             .iter()
             .find_map(|kind| Some((kind, kind.matches(uri)?)));
         let (kind, params) = found.ok_or_else(|| unknown_resource(uri))?;
-        ctx.read(|scope, tx| (kind.read)(scope, tx, &params))
+        let read = kind.read;
+        ctx.read(move |scope, tx| read(scope, tx, &params))
+            .await
             .map_err(|error| {
                 if error.kind() == crate::error::Kind::NotFound {
                     unknown_resource(uri)
@@ -147,7 +149,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `invalid_cursor`, or a failure of the database.
-    pub fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
+    pub async fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
         // The position's id says which kind the page is in: "index/id".
         let (first, mut behind) = match cursor {
             None => (0, None),
@@ -173,7 +175,10 @@ impl Catalog {
         for (index, kind) in self.resources.iter().enumerate().skip(first) {
             let Some(list) = kind.list else { continue };
             let room = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
-            let (found, next) = ctx.read(|scope, tx| list(scope, tx, behind.as_ref(), room))?;
+            let position = behind.take();
+            let (found, next) = ctx
+                .read(move |scope, tx| list(scope, tx, position.as_ref(), room))
+                .await?;
             items.extend(found.into_iter().map(|item| (kind, item)));
             if let Some(next) = next {
                 let cursor = Position {
@@ -182,7 +187,6 @@ impl Catalog {
                 };
                 return Ok((items, Some(cursor.encode())));
             }
-            behind = None;
         }
         Ok((items, None))
     }
@@ -191,7 +195,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `unknown_resource` when there is no such kind, or a failure of the database.
-    pub fn complete(
+    pub async fn complete(
         &self,
         ctx: &Ctx,
         template: &str,
@@ -203,7 +207,9 @@ impl Catalog {
             .iter()
             .find(|kind| kind.template == template)
             .ok_or_else(|| unknown_resource(template))?;
-        ctx.read(|scope, tx| (kind.complete)(scope, tx, variable, prefix, COMPLETIONS))
+        let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
+        ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, COMPLETIONS))
+            .await
     }
 
     /// The resources that `event` changed.

@@ -72,9 +72,9 @@ async fn examine(config: Config, findings: &mut Findings) -> anyhow::Result<Exit
     match open(config) {
         Ok(app) => {
             findings.add("data folder", folder(&data));
-            findings.add("database", database(&app));
-            findings.add("event log", log(&app));
-            findings.add("clock", clock(&app));
+            findings.add("database", database(&app).await);
+            findings.add("event log", log(&app).await);
+            findings.add("clock", clock(&app).await);
             app.stop().await;
         }
         Err(error) => findings.add(
@@ -135,8 +135,8 @@ fn folder(data: &Path) -> Finding {
     }
 }
 
-fn database(app: &App) -> Finding {
-    match counts::of_all_tenants(&app.system) {
+async fn database(app: &App) -> Finding {
+    match counts::of_all_tenants(&app.system).await {
         Ok(tenants) => {
             let tasks: i64 = tenants
                 .values()
@@ -152,15 +152,16 @@ fn database(app: &App) -> Finding {
 }
 
 /// Whether every tenant's log is numbered without gaps and chained.
-fn log(app: &App) -> Finding {
-    let checked = || -> Result<i64> {
+async fn log(app: &App) -> Finding {
+    let checked = async || -> Result<i64> {
         let mut all = 0;
-        for tenant in counts::of_all_tenants(&app.system)?.into_keys() {
+        for tenant in counts::of_all_tenants(&app.system).await?.into_keys() {
             let ctx = app.system.on_behalf_of(tenant);
             let (mut sequence, mut hash) = (0, Vec::new());
             loop {
-                let (last, chained) =
-                    ctx.read(|_, tx| events::verify(tx, sequence, &hash, PAGE))?;
+                let (last, chained) = ctx
+                    .read(move |_, tx| events::verify(tx, sequence, &hash, PAGE))
+                    .await?;
                 if last == sequence {
                     break;
                 }
@@ -170,7 +171,7 @@ fn log(app: &App) -> Finding {
         }
         Ok(all)
     };
-    match checked() {
+    match checked().await {
         Ok(all) => Fine(format!("{all} events, numbered and chained")),
         Err(error) => Broken(
             error.message().to_owned(),
@@ -181,21 +182,23 @@ fn log(app: &App) -> Finding {
 }
 
 /// Whether time stands behind what was already written.
-fn clock(app: &App) -> Finding {
+async fn clock(app: &App) -> Finding {
     let now = app.system.clock().now();
-    let newest = || -> Result<Option<crate::clock::Time>> {
+    let newest = async || -> Result<Option<crate::clock::Time>> {
         let mut newest = None;
-        for tenant in counts::of_all_tenants(&app.system)?.into_keys() {
+        for tenant in counts::of_all_tenants(&app.system).await?.into_keys() {
             let ctx = app.system.on_behalf_of(tenant);
-            let last = ctx.read(|_, tx| {
-                let head = events::head(tx)?;
-                events::after(tx, head - 1, 1)
-            })?;
+            let last = ctx
+                .read(|_, tx| {
+                    let head = events::head(tx)?;
+                    events::after(tx, head - 1, 1)
+                })
+                .await?;
             newest = newest.max(last.last().map(|event| event.time));
         }
         Ok(newest)
     };
-    match newest() {
+    match newest().await {
         Ok(Some(newest)) if newest.since(now).as_secs() > 60 => Doubtful(
             format!("it is {now}, but the newest event is of {newest}"),
             "set the machine's clock, and let it be kept by NTP".into(),

@@ -31,7 +31,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let tenant = config.tenant.clone();
         let (remote, app) = args.target.open(config, "cli")?;
         let (place, tenants) = if let Some(app) = app {
-            let found = (place_of(&app), of_folder(&app)?);
+            let found = (place_of(&app), of_folder(&app).await?);
             app.stop().await;
             found
         } else {
@@ -65,8 +65,8 @@ fn place_of(app: &App) -> Value {
     json!({"data": app.config.data, "bytes": bytes})
 }
 
-fn of_folder(app: &App) -> anyhow::Result<BTreeMap<String, Counts>> {
-    let of_all = counts::of_all_tenants(&app.system)?;
+async fn of_folder(app: &App) -> anyhow::Result<BTreeMap<String, Counts>> {
+    let of_all = counts::of_all_tenants(&app.system).await?;
     let bound = app.config.tenant.as_ref();
     Ok(of_all
         .into_iter()

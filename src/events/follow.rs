@@ -21,9 +21,9 @@ impl Follow {
     ///
     /// # Errors
     /// A failure of the database.
-    pub fn from_now(ctx: &Ctx) -> Result<Self> {
+    pub async fn from_now(ctx: &Ctx) -> Result<Self> {
         let wake = ctx.wake();
-        let sequence = ctx.read(|_, tx| head(tx))?;
+        let sequence = ctx.read(|_, tx| head(tx)).await?;
         Ok(Self {
             ctx: ctx.clone(),
             wake,
@@ -42,7 +42,11 @@ impl Follow {
     /// A failure of the database.
     pub async fn next(&mut self) -> Result<Vec<Event>> {
         loop {
-            let events = self.ctx.read(|_, tx| after(tx, self.sequence, PAGE))?;
+            let sequence = self.sequence;
+            let events = self
+                .ctx
+                .read(move |_, tx| after(tx, sequence, PAGE))
+                .await?;
             if let Some(last) = events.last() {
                 self.sequence = last.sequence;
                 return Ok(events);

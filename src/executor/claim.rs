@@ -136,7 +136,8 @@ pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
                 () = wake.changed() => {}
                 () = ctx.clock().sleep_until(deadline) => return Ok(claimed),
             }
-            if ctx.read(|_, tx| is_there_any(tx, &input))? {
+            let request = input.clone();
+            if ctx.read(move |_, tx| is_there_any(tx, &request)).await? {
                 break;
             }
         }

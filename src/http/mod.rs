@@ -64,7 +64,7 @@ async fn ready(State(app): State<App>) -> Response {
             &json!({"status": "stopping"}),
         );
     }
-    match app.system.store().ping() {
+    match app.system.store().ping().await {
         Ok(()) => answer(
             StatusCode::OK,
             &json!({"status": "ready", "database": "ok"}),

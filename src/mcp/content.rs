@@ -29,7 +29,7 @@ pub(super) fn no_cursor(request: Option<PaginatedRequestParams>) -> Result<(), E
     }
 }
 
-pub(super) fn list_resources(
+pub(super) async fn list_resources(
     catalog: &Catalog,
     ctx: &Ctx,
     request: Option<PaginatedRequestParams>,
@@ -37,6 +37,7 @@ pub(super) fn list_resources(
     let cursor = request.and_then(|request| request.cursor);
     let (items, next) = catalog
         .list(ctx, cursor.as_deref(), PAGE)
+        .await
         .map_err(|error| protocol_error(&error))?;
     let resources = items
         .into_iter()
@@ -67,13 +68,13 @@ pub(super) fn list_templates(catalog: &Catalog) -> ListResourceTemplatesResult {
     ListResourceTemplatesResult::with_all_items(templates)
 }
 
-pub(super) fn read(
+pub(super) async fn read(
     catalog: &Catalog,
     ctx: &Ctx,
     uri: &str,
     legacy: bool,
 ) -> Result<ReadResourceResponse, ErrorData> {
-    match catalog.read(ctx, uri) {
+    match catalog.read(ctx, uri).await {
         Ok(content) => {
             let contents =
                 ResourceContents::text(content.text, uri).with_mime_type(content.mime_type);
@@ -165,7 +166,7 @@ pub(super) fn get_prompt(
     Ok(result.into())
 }
 
-pub(super) fn complete(
+pub(super) async fn complete(
     catalog: &Catalog,
     ctx: &Ctx,
     request: &CompleteRequestParams,
@@ -174,6 +175,7 @@ pub(super) fn complete(
     let values = match &request.r#ref {
         Reference::Resource(template) => catalog
             .complete(ctx, &template.uri, &argument.name, &argument.value)
+            .await
             .map_err(|error| protocol_error(&error))?,
         Reference::Prompt(prompt) => {
             catalog.prompt(&prompt.name).ok_or_else(|| {

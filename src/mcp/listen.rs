@@ -30,13 +30,13 @@ fn changes(catalog: &Catalog, events: &[Event]) -> Vec<String> {
 }
 
 /// Tells a legacy session of changes, until it ends.
-pub(super) fn pump(
+pub(super) async fn pump(
     shared: &Arc<Shared>,
     ctx: &Ctx,
     session: &Arc<Session>,
     peer: Peer<RoleServer>,
 ) {
-    let Ok(mut follow) = Follow::from_now(ctx) else {
+    let Ok(mut follow) = Follow::from_now(ctx).await else {
         tracing::warn!("a session will hear of no changes: the log can't be read");
         return;
     };
@@ -90,7 +90,9 @@ pub(super) async fn listen(
 ) -> Result<(), ErrorData> {
     let mut follow = match session.take_before(ctx.tenant()) {
         Some(follow) => follow,
-        None => Follow::from_now(ctx).map_err(|error| protocol_error(&error))?,
+        None => Follow::from_now(ctx)
+            .await
+            .map_err(|error| protocol_error(&error))?,
     };
     let sink = cx.sink().clone();
     let wanted = cx.accepted().resource_subscriptions.clone();

@@ -147,7 +147,7 @@ impl ServerHandler for Edge {
                 is_bound: meta_tenant(&cx).is_some(),
             };
             if self.session.begun.set(begun).is_ok() {
-                listen::pump(&self.shared, &ctx, &self.session, cx.peer.clone());
+                listen::pump(&self.shared, &ctx, &self.session, cx.peer.clone()).await;
             }
             Ok(result)
         })
@@ -193,7 +193,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListResourcesResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            content::list_resources(&self.shared.app.catalog, &ctx, request)
+            content::list_resources(&self.shared.app.catalog, &ctx, request).await
         })
         .await
     }
@@ -217,7 +217,7 @@ impl ServerHandler for Edge {
     ) -> std::result::Result<ReadResourceResponse, ErrorData> {
         let legacy = is_legacy(&cx);
         self.run(&cx, async |ctx| {
-            content::read(&self.shared.app.catalog, &ctx, &request.uri, legacy)
+            content::read(&self.shared.app.catalog, &ctx, &request.uri, legacy).await
         })
         .await
     }
@@ -251,7 +251,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<CompleteResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            content::complete(&self.shared.app.catalog, &ctx, &request)
+            content::complete(&self.shared.app.catalog, &ctx, &request).await
         })
         .await
     }
@@ -301,8 +301,9 @@ impl ServerHandler for Edge {
         // The listener is acknowledged next: what is committed from here on is news to it. Here the tenant is known
         // unless `_meta` names it.
         let tenant = self.bound.clone().unwrap_or_else(TenantId::default_tenant);
-        let follow = Follow::from_now(&self.shared.app.system.ctx(tenant, "mcp"));
-        self.session.keep_before(follow.ok());
+        let ctx = self.shared.app.system.ctx(tenant, "mcp");
+        let follow = Follow::from_now(&ctx).now_or_never().and_then(Result::ok);
+        self.session.keep_before(follow);
         Some(listen::accepted(&self.shared.app.catalog, requested))
     }
 

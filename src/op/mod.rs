@@ -99,7 +99,8 @@ impl Op {
         O: Serialize + JsonSchema + Send + 'static,
     {
         let op = Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
-            ctx.read(|scope, tx| operation(scope, tx, &input))
+            ctx.read(move |scope, tx| operation(scope, tx, &input))
+                .await
         });
         Self {
             effect: Effect::ReadOnly,

@@ -55,13 +55,14 @@ pub(crate) async fn wait(ctx: Ctx, input: Wait) -> Result<Waited> {
     let mut wake = ctx.wake();
     let mut told = -1.0;
     loop {
-        let tasks = ctx.read(|_, tx| {
-            input
-                .task_ids
-                .iter()
-                .map(|id| store::get(tx, id).map(Outcome::of))
-                .collect::<Result<Vec<_>>>()
-        })?;
+        let ids = input.task_ids.clone();
+        let tasks = ctx
+            .read(move |_, tx| {
+                ids.iter()
+                    .map(|id| store::get(tx, id).map(Outcome::of))
+                    .collect::<Result<Vec<_>>>()
+            })
+            .await?;
         let done = match input.until {
             Until::Any => tasks.iter().any(Outcome::is_settled),
             Until::All => tasks.iter().all(Outcome::is_settled),

@@ -97,11 +97,15 @@ impl Store {
     ///
     /// # Errors
     /// What the operation answers, or a failure of the database.
-    pub fn read<T>(
-        &self,
-        tenant: &TenantId,
-        operation: impl FnOnce(&mut Tx<'_>) -> Result<T>,
-    ) -> Result<T> {
+    #[expect(
+        clippy::unused_async,
+        reason = "SQLite is read on the spot, others are not"
+    )]
+    pub async fn read<T, F>(&self, tenant: &TenantId, mut operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
         self.0
             .readers
             .read(|db| operation(&mut Tx::reading(db, tenant)))
@@ -111,7 +115,15 @@ impl Store {
     ///
     /// # Errors
     /// What the operation answers, or a failure of the database.
-    pub fn survey<T>(&self, operation: impl FnOnce(&mut SystemTx<'_>) -> Result<T>) -> Result<T> {
+    #[expect(
+        clippy::unused_async,
+        reason = "SQLite is read on the spot, others are not"
+    )]
+    pub async fn survey<T, F>(&self, mut operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut SystemTx<'_>) -> Result<T> + Send + 'static,
+    {
         self.0.readers.read(|db| operation(&mut SystemTx::new(db)))
     }
 
@@ -119,8 +131,8 @@ impl Store {
     ///
     /// # Errors
     /// A failure of the database.
-    pub fn ping(&self) -> Result<()> {
-        self.survey(glance)
+    pub async fn ping(&self) -> Result<()> {
+        self.survey(glance).await
     }
 
     /// Tells those who wait for a commit.

@@ -22,9 +22,9 @@ pub struct Counts {
 ///
 /// # Errors
 /// A failure of the database.
-pub fn of_all_tenants(system: &System) -> Result<BTreeMap<TenantId, Counts>> {
+pub async fn of_all_tenants(system: &System) -> Result<BTreeMap<TenantId, Counts>> {
     let mut tenants: BTreeMap<TenantId, Counts> = BTreeMap::new();
-    for (tenant, state, count, leased) in system.survey(store::counts)? {
+    for (tenant, state, count, leased) in system.survey(store::counts).await? {
         let counts = tenants.entry(tenant).or_default();
         counts.by_state.insert(state, count);
         counts.leased += leased;

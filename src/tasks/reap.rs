@@ -17,7 +17,7 @@ const BATCH: u32 = 200;
 /// A failure of the database.
 pub async fn tick(system: &System) -> Result<usize> {
     let now = system.clock().steady();
-    let due = system.survey(|tx| store::due(tx, now, BATCH))?;
+    let due = system.survey(move |tx| store::due(tx, now, BATCH)).await?;
     let count = due.len();
     let rounds = due.into_iter().map(|(tenant, id)| async move {
         let ctx = system.on_behalf_of(tenant);

@@ -25,7 +25,7 @@ fn assert_names(error: &Error, op: &Op, field: &str) {
 }
 
 /// The number of the newest event and of all tasks.
-fn written(server: &Server) -> (i64, usize) {
+async fn written(server: &Server) -> (i64, usize) {
     let ctx = server.ctx("default");
     ctx.read(|_, tx| {
         Ok((
@@ -37,6 +37,7 @@ fn written(server: &Server) -> (i64, usize) {
             .len(),
         ))
     })
+    .await
     .unwrap()
 }
 
@@ -62,7 +63,7 @@ async fn missing_fields_are_named() {
             assert_eq!(error.findings()[0].path, format!("/{field}"), "{}", op.name);
         }
     }
-    assert_eq!(written(&server), (0, 0));
+    assert_eq!(written(&server).await, (0, 0));
 }
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn mistyped_fields_are_named() {
             assert_names(&refused(&server, op, input).await, op, field);
         }
     }
-    assert_eq!(written(&server), (0, 0));
+    assert_eq!(written(&server).await, (0, 0));
 }
 
 #[tokio::test]
@@ -95,7 +96,7 @@ async fn unknown_fields_are_named() {
         let error = refused(&server, op, input).await;
         assert_eq!(error.findings()[0].path, "/no_such_field", "{}", op.name);
     }
-    assert_eq!(written(&server), (0, 0));
+    assert_eq!(written(&server).await, (0, 0));
 }
 
 #[tokio::test]
@@ -123,7 +124,7 @@ async fn nul_depth_and_length_are_refused_where_they_stand() {
             }
         }
     }
-    assert_eq!(written(&server), (0, 0));
+    assert_eq!(written(&server).await, (0, 0));
 }
 
 #[tokio::test]
@@ -131,7 +132,7 @@ async fn notifications_are_held_to_the_rules_of_their_type() {
     let server = Server::start();
     server.dispatch(json!({"description": "x"})).await;
     let held = server.claim("ada", &[]).await.unwrap();
-    let before = written(&server);
+    let before = written(&server).await;
     for (kind, data, place) in [
         ("progress", json!({}), "progress"),
         ("progress", json!({"progress": 101}), "/data/progress"),
@@ -153,7 +154,7 @@ async fn notifications_are_held_to_the_rules_of_their_type() {
         let op = server.app.catalog.op("task_notify").unwrap();
         assert_names(&error, op, place);
     }
-    assert_eq!(written(&server), before);
+    assert_eq!(written(&server).await, before);
 }
 
 #[test]

@@ -153,10 +153,11 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
         "baton://tasks/acme-task-1",
         "baton://tasks/acme-task-1/report",
     ] {
-        assert!(catalog.read(&acme, uri).is_ok(), "{uri}");
-        let foreign = catalog.read(&globex, uri).unwrap_err();
+        assert!(catalog.read(&acme, uri).await.is_ok(), "{uri}");
+        let foreign = catalog.read(&globex, uri).await.unwrap_err();
         let unknown = catalog
             .read(&globex, &uri.replace("acme-task-1", "nothing"))
+            .await
             .unwrap_err();
         assert_eq!(foreign.code(), unknown.code());
         assert_eq!(
@@ -164,9 +165,9 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
             unknown.message()
         );
     }
-    let (items, _) = catalog.list(&globex, None, 100).unwrap();
+    let (items, _) = catalog.list(&globex, None, 100).await.unwrap();
     assert!(items.iter().all(|(_, item)| !item.uri.contains("acme")));
-    let (items, _) = catalog.list(&acme, None, 100).unwrap();
+    let (items, _) = catalog.list(&acme, None, 100).await.unwrap();
     assert_eq!(
         items
             .iter()
@@ -178,6 +179,7 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
         for prefix in ["", "acme", "acme-task"] {
             let values = catalog
                 .complete(&globex, kind.template, "task_id", prefix)
+                .await
                 .unwrap();
             assert!(
                 values.iter().all(|value| !value.contains("acme")),

@@ -206,6 +206,7 @@ async fn play(history: Vec<Step>) -> Result<(), TestCaseError> {
     let events = server
         .ctx("default")
         .read(|_, tx| events::after(tx, 0, 1_000))
+        .await
         .unwrap();
     prop_assert!(
         events
@@ -227,6 +228,7 @@ async fn play(history: Vec<Step>) -> Result<(), TestCaseError> {
     let (last, _) = server
         .ctx("default")
         .read(|_, tx| events::verify(tx, 0, &[], 1_000))
+        .await
         .unwrap();
     prop_assert_eq!(last, i64::try_from(events.len()).unwrap());
     Ok(())

@@ -233,12 +233,14 @@ async fn everything_is_there_after_a_restart_and_the_log_is_whole() {
     let log = server
         .ctx("default")
         .read(|_, tx| events::after(tx, 0, 100))
+        .await
         .unwrap();
     let numbers: Vec<_> = log.iter().map(|event| event.sequence).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
     let (last, _) = server
         .ctx("default")
         .read(|_, tx| events::verify(tx, 0, &[], 100))
+        .await
         .unwrap();
     assert_eq!(last, 4);
     assert!(server.data().join("baton.db").exists());
@@ -263,6 +265,7 @@ async fn a_tampered_log_is_noticed() {
     let error = server
         .ctx("default")
         .read(|_, tx| events::verify(tx, 0, &[], 100))
+        .await
         .unwrap_err();
     assert_eq!(error.code(), "log_broken");
     assert!(error.message().contains("event 2"), "{error}");
@@ -282,6 +285,7 @@ async fn a_report_says_what_came_of_the_task() {
                 &server.ctx("default"),
                 &format!("baton://tasks/{id}/report")
             )
+            .await
             .is_err()
     );
     server.clock.advance(Duration::from_secs(2));
@@ -296,6 +300,7 @@ async fn a_report_says_what_came_of_the_task() {
             &server.ctx("default"),
             &format!("baton://tasks/{id}/report"),
         )
+        .await
         .unwrap();
     for part in [
         "# Lines",

@@ -24,7 +24,7 @@ fn insert(tx: &mut Tx<'_>, id: &str) -> Result<u64> {
     )
 }
 
-fn count(store: &Store) -> i64 {
+async fn count(store: &Store) -> i64 {
     store
         .read(&tenant(), |tx| {
             let mut rows = tx.query(
@@ -33,6 +33,7 @@ fn count(store: &Store) -> i64 {
             )?;
             rows[0].get(0)
         })
+        .await
         .unwrap()
 }
 
@@ -63,7 +64,7 @@ async fn one_operations_failure_is_not_its_groups() {
         ][number % 4];
         assert_eq!(kind, expected, "{number}");
     }
-    assert_eq!(count(&store), 10);
+    assert_eq!(count(&store).await, 10);
     store
         .write(&name, |tx| insert(tx, "afterwards"))
         .await
@@ -101,7 +102,7 @@ async fn a_caller_that_left_before_its_turn_leaves_nothing() {
     let (slow, ()) = tokio::join!(slow, leaving);
     slow.unwrap();
     store.write(&name, |tx| insert(tx, "later")).await.unwrap();
-    assert_eq!(count(&store), 2);
+    assert_eq!(count(&store).await, 2);
 }
 
 #[tokio::test]
