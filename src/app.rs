@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::ctx::System;
 use crate::error::{Error, Result};
 use crate::random::Random;
-use crate::store::{Hub, Store};
+use crate::store::{Hub, Place, Postgres, Store};
 use crate::tasks;
 
 /// How often the reaper looks for what is due.
@@ -35,12 +35,12 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store in the configured folder.
+    /// Opens the store where the settings say that it is.
     ///
     /// # Errors
     /// As [`Store::open`].
     pub fn open(config: Config, clock: Clock, random: Random) -> Result<Self> {
-        let store = Store::open(&config.data, Hub::default())?;
+        let store = Store::open(&place(&config)?, Hub::default(), &clock)?;
         let system = System::new(store, clock, random, config.limits.clone());
         Ok(Self {
             system,
@@ -97,5 +97,18 @@ impl App {
         let store = self.system.store().clone();
         // Joining the writer blocks; the runtime must stay free for those it answers.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+}
+
+/// Where the settings say that the data is.
+///
+/// # Errors
+/// `invalid_database` for a URL that can't be used.
+pub fn place(config: &Config) -> Result<Place> {
+    match &config.database {
+        None => Ok(Place::Folder(config.data.clone())),
+        Some(url) => Postgres::parse(url.reveal())
+            .map(Place::Postgres)
+            .map_err(|error| Error::invalid("invalid_database", error.to_string())),
     }
 }

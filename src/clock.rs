@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -99,7 +100,8 @@ pub enum Clock {
 /// The wall clock and the monotonic one, read together at start.
 #[derive(Debug)]
 pub struct Anchor {
-    wall: Time,
+    /// Microseconds: what the steady clock showed when `monotonic` was read.
+    steady: AtomicI64,
     monotonic: Instant,
 }
 
@@ -118,7 +120,7 @@ impl Clock {
     )]
     pub fn system() -> Self {
         Self::System(Arc::new(Anchor {
-            wall: wall(),
+            steady: AtomicI64::new(wall().as_micros()),
             monotonic: Instant::now(),
         }))
     }
@@ -142,8 +144,19 @@ impl Clock {
     /// The clock of leases, timeouts and retries: a jump of the wall clock does not move it.
     pub fn steady(&self) -> Time {
         match self {
-            Self::System(anchor) => anchor.wall + anchor.monotonic.elapsed(),
+            Self::System(anchor) => {
+                Time(anchor.steady.load(Ordering::Relaxed)) + anchor.monotonic.elapsed()
+            }
             Self::Manual(state) => state.borrow().steady,
+        }
+    }
+
+    /// Sets the steady clock by another one, which says that it is `now`: that of a database that several servers share,
+    /// so that they agree on when a lease ends. A manual clock follows nobody.
+    pub fn follow(&self, now: Time) {
+        if let Self::System(anchor) = self {
+            let off = now.as_micros() - self.steady().as_micros();
+            anchor.steady.fetch_add(off, Ordering::Relaxed);
         }
     }
 

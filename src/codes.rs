@@ -55,6 +55,11 @@ pub const ALL: &[Code] = &[
         "The cursor is not one that this list gave; start again without one.",
     ),
     code(
+        "invalid_database",
+        Kind::Invalid,
+        "The URL of the database can't be used; the message says what is wrong with it.",
+    ),
+    code(
         "invalid_input",
         Kind::Invalid,
         "The input does not fit; `details` names each place and what would be right there.",
@@ -83,6 +88,11 @@ pub const ALL: &[Code] = &[
         "notification_id_taken",
         Kind::Conflict,
         "There is another notification with this id; use another one.",
+    ),
+    code(
+        "outcome_unknown",
+        Kind::Unavailable,
+        "The connection to the database broke while committing; look, or repeat the call if it names its own id.",
     ),
     code(
         "remote_error",
@@ -115,6 +125,11 @@ pub const ALL: &[Code] = &[
         "The file in the data folder is damaged or no database; restore a backup.",
     ),
     code(
+        "store_forbidden",
+        Kind::Unavailable,
+        "The database refuses this role; the message says what.",
+    ),
+    code(
         "store_newer",
         Kind::Unavailable,
         "The data was written by a newer version; update this one.",
@@ -125,14 +140,29 @@ pub const ALL: &[Code] = &[
         "The data folder is on a network file system, where locks can fail; use a local one.",
     ),
     code(
+        "store_outdated",
+        Kind::Unavailable,
+        "The database lacks the newest tables; run `baton migrate` with a role that may make them.",
+    ),
+    code(
         "store_read_only",
         Kind::Unavailable,
         "The database can't be written to.",
     ),
     code(
+        "store_unavailable",
+        Kind::Unavailable,
+        "The database can't be reached; try again.",
+    ),
+    code(
         "store_unreadable",
         Kind::Unavailable,
         "The data folder can't be used.",
+    ),
+    code(
+        "store_unsupported",
+        Kind::Unavailable,
+        "The database server is older than PostgreSQL 15.",
     ),
     code(
         "task_already_ended",

@@ -23,6 +23,15 @@ pub struct Settings {
     #[arg(long, env = "BATON_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
 
+    /// PostgreSQL database that holds the data instead: `postgres://user:password@host:5432/name`
+    #[arg(
+        long,
+        env = "BATON_DATABASE",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database: Option<DatabaseUrl>,
+
     /// Bind this process to one tenant; without it, callers choose and "default" is who chooses none
     #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
@@ -64,6 +73,29 @@ pub struct Settings {
     pub retry_backoff_ms: Option<u64>,
 }
 
+/// Where a database is. It may hold a password, so nothing shows it.
+#[derive(Clone, Deserialize)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The URL, with its password.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl(…)")
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,6 +114,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the data lies.
     pub data: PathBuf,
+    /// Which database holds the data instead.
+    pub database: Option<DatabaseUrl>,
     /// The tenant that this process is bound to.
     pub tenant: Option<TenantId>,
     /// What to log.
@@ -157,6 +191,7 @@ impl Settings {
         Ok(Config {
             listen,
             data,
+            database: self.database.or(file.database),
             tenant: self.tenant.or(file.tenant),
             log_level: self
                 .log_level

@@ -4,7 +4,7 @@
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`config`]: foundations;
-//! - [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
+//! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
 //! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`catalog`]: the one table of operations;
@@ -17,6 +17,7 @@ pub mod clock;
 pub mod codes;
 pub mod config;
 pub mod ctx;
+mod database;
 pub mod end_task;
 pub mod error;
 pub mod events;

@@ -15,6 +15,7 @@ use crate::config::{Config, Places};
 use crate::error::Result;
 use crate::events;
 use crate::outbound::Client;
+use crate::store::Place;
 use crate::tasks::counts;
 
 /// Free bytes below which the data folder is in trouble, and soon will be.
@@ -67,23 +68,32 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn examine(config: Config, findings: &mut Findings) -> anyhow::Result<ExitCode> {
-    let data = config.data.clone();
+    let on_server = config.database.is_some();
     findings.add("port", port(&config).await);
     match open(config) {
         Ok(app) => {
-            findings.add("data folder", folder(&data));
+            if let Place::Folder(folder) = app.system.store().place() {
+                findings.add("data folder", self::folder(folder));
+            }
             findings.add("database", database(&app).await);
             findings.add("event log", log(&app).await);
             findings.add("clock", clock(&app).await);
             app.stop().await;
         }
-        Err(error) => findings.add(
-            "data folder",
-            Broken(
-                format!("{error:#}"),
-                "make it writable for you, or name another folder with --data".into(),
-            ),
-        ),
+        Err(error) => {
+            let (what, cure) = if on_server {
+                (
+                    "database",
+                    "see to the server, or name another one with --database",
+                )
+            } else {
+                (
+                    "data folder",
+                    "make it writable for you, or name another folder with --data",
+                )
+            };
+            findings.add(what, Broken(format!("{error:#}"), cure.into()));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -146,7 +156,7 @@ async fn database(app: &App) -> Finding {
         }
         Err(error) => Broken(
             error.message().to_owned(),
-            "keep a copy of the data folder, then restore a backup into it".into(),
+            "keep a copy of the data, then restore a backup".into(),
         ),
     }
 }

@@ -86,7 +86,7 @@ fn greet(app: &App, url: &str) {
         \x20 REST     {url}/docs\n\
         \x20 connect  claude mcp add --transport http baton {url}/mcp\n",
         env!("CARGO_PKG_VERSION"),
-        app.config.data.display(),
+        app.system.store().place(),
     );
     // A server without standard error still serves.
     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -31,7 +31,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let tenant = config.tenant.clone();
         let (remote, app) = args.target.open(config, "cli")?;
         let (place, tenants) = if let Some(app) = app {
-            let found = (place_of(&app), of_folder(&app).await?);
+            let found = (place_of(&app).await?, of_folder(&app).await?);
             app.stop().await;
             found
         } else {
@@ -51,18 +51,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn place_of(app: &App) -> Value {
-    let path = app.system.store().path();
-    // The log of writes not yet in the main file counts too.
-    let bytes: u64 = ["", "-wal"]
-        .iter()
-        .filter_map(|ending| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(ending);
-            Some(std::fs::metadata(name).ok()?.len())
-        })
-        .sum();
-    json!({"data": app.config.data, "bytes": bytes})
+async fn place_of(app: &App) -> anyhow::Result<Value> {
+    let store = app.system.store();
+    Ok(json!({"data": store.place().to_string(), "bytes": store.size().await?}))
 }
 
 async fn of_folder(app: &App) -> anyhow::Result<BTreeMap<String, Counts>> {

@@ -51,6 +51,12 @@ impl Hub {
         }
     }
 
+    /// The tenants that somebody waits for.
+    pub(super) fn tenants(&self) -> Vec<TenantId> {
+        let entries = self.0.tenants.iter();
+        entries.map(|entry| entry.key().clone()).collect()
+    }
+
     /// Whether anybody waits at all.
     pub(super) fn is_waited_for(&self) -> bool {
         self.0.waiting.load(Ordering::Relaxed) > 0

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::tx::Tx;
+use super::log::Log;
+use crate::database::Db;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 
 /// An operation whose types are hidden, so that one queue holds them all.
 pub(super) trait Job: Send {
-    fn tenant(&self) -> &TenantId;
+    /// For whom; `None` for an operation over all tenants.
+    fn tenant(&self) -> Option<&TenantId>;
     /// Runs the operation; the answer is kept for [`Job::finish`]. Says whether it succeeded.
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    fn run(&mut self, db: Db<'_>, log: Option<&mut Log>) -> bool;
     /// Answers the caller: what the operation said if the commit succeeded, else the commit's error.
     fn finish(self: Box<Self>, commit: Result<()>);
     /// Whether the caller has gone.
@@ -23,14 +25,18 @@ pub(super) trait Job: Send {
 }
 
 pub(super) struct JobOf<T, F> {
-    tenant: TenantId,
+    tenant: Option<TenantId>,
     operation: F,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
 
 impl<T, F> JobOf<T, F> {
-    pub(super) fn new(tenant: TenantId, operation: F, reply: oneshot::Sender<Result<T>>) -> Self {
+    pub(super) fn new(
+        tenant: Option<TenantId>,
+        operation: F,
+        reply: oneshot::Sender<Result<T>>,
+    ) -> Self {
         Self {
             tenant,
             operation,
@@ -40,13 +46,18 @@ impl<T, F> JobOf<T, F> {
     }
 }
 
-impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> Job for JobOf<T, F> {
-    fn tenant(&self) -> &TenantId {
-        &self.tenant
+impl<T, F> Job for JobOf<T, F>
+where
+    T: Send,
+    F: FnMut(Option<&TenantId>, Db<'_>, Option<&mut Log>) -> Result<T> + Send,
+{
+    fn tenant(&self) -> Option<&TenantId> {
+        self.tenant.as_ref()
     }
 
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.operation)(tx)))
+    fn run(&mut self, db: Db<'_>, log: Option<&mut Log>) -> bool {
+        let operation = || (self.operation)(self.tenant.as_ref(), db, log);
+        let outcome = catch_unwind(AssertUnwindSafe(operation))
             .unwrap_or_else(|_| Err(Error::internal("an operation panicked")));
         let succeeded = outcome.is_ok();
         self.outcome = Some(outcome);
@@ -70,11 +81,13 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T> + Send> Job for JobOf<T, F> {
     }
 }
 
+/// Operations that may wait for a writer; one more is answered `Unavailable`.
+const BOUND: usize = 8_192;
+
 /// Waiting operations, bounded.
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    bound: usize,
 }
 
 #[derive(Default)]
@@ -91,11 +104,10 @@ pub(super) enum Taken {
 }
 
 impl Queue {
-    pub(super) fn new(bound: usize) -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
-            bound,
         })
     }
 
@@ -110,11 +122,11 @@ impl Queue {
             drop(state);
             return job.finish(Err(super::closed()));
         }
-        if state.waiting.len() >= self.bound {
+        if state.waiting.len() >= BOUND {
             drop(state);
             return job.finish(Err(Error::unavailable(
                 "store_busy",
-                format!("more than {} operations wait for the database", self.bound),
+                format!("more than {BOUND} operations wait for the database"),
                 Duration::from_secs(1),
             )));
         }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use rusqlite::OptionalExtension;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -138,51 +137,28 @@ impl Log {
         tenants
     }
 
-    /// Numbers, chains and writes everything, and moves the tenants' heads.
-    pub(super) fn write(&self, connection: &rusqlite::Connection) -> rusqlite::Result<()> {
-        let mut heads: BTreeMap<&TenantId, (i64, Vec<u8>)> = BTreeMap::new();
-        let mut select =
-            connection.prepare_cached("SELECT sequence, hash FROM tenants WHERE tenant_id = ?1")?;
-        let mut insert = connection.prepare_cached(
-            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        )?;
-        for (tenant, entry, sequence) in &self.0 {
-            if !heads.contains_key(tenant) {
-                let head = select
-                    .query_row([tenant.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-                    .optional()?;
-                heads.insert(tenant, head.unwrap_or_default());
-            }
-            let Some((number, hash)) = heads.get_mut(tenant) else {
-                continue;
-            };
-            *number += 1;
-            *hash = chain(hash, *number, entry);
-            insert.execute(rusqlite::params![
-                tenant.as_str(),
-                *number,
-                entry.id,
-                &*entry.kind,
-                entry.subject,
-                entry.actor,
-                entry.time.as_micros(),
-                entry.data,
-                *hash
-            ])?;
-            sequence.set(*number);
-        }
-        let mut head = connection.prepare_cached(
-            "INSERT INTO tenants (tenant_id, created_at, sequence, hash) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
-        )?;
-        let created = self
-            .0
-            .first()
-            .map_or(0, |(_, entry, _)| entry.time.as_micros());
-        for (tenant, (number, hash)) in heads {
-            head.execute(rusqlite::params![tenant.as_str(), created, number, hash])?;
-        }
-        Ok(())
+    /// Numbers and chains the events behind the tenants' `heads`, moves those, and returns what to write.
+    pub(super) fn number(&mut self, heads: &mut BTreeMap<TenantId, Head>) -> Vec<Numbered> {
+        let number = |(tenant, entry, sequence): (TenantId, Entry, Sequence)| {
+            let head = heads.entry(tenant.clone()).or_default();
+            head.sequence += 1;
+            head.hash = chain(&head.hash, head.sequence, &entry);
+            head.created_at = head.created_at.or(Some(entry.time));
+            sequence.set(head.sequence);
+            (tenant, head.sequence, entry, head.hash.clone())
+        };
+        self.0.drain(..).map(number).collect()
     }
 }
+
+/// Where a tenant's log ends.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Head {
+    pub(super) sequence: i64,
+    pub(super) hash: Vec<u8>,
+    /// When the tenant's first event happened, if that is among those just numbered.
+    pub(super) created_at: Option<Time>,
+}
+
+/// An event with its tenant, its number and its hash.
+pub(super) type Numbered = (TenantId, i64, Entry, Vec<u8>);

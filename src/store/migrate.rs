@@ -1,30 +1,85 @@
-//! Migrations: one sequence, each applied once, in one transaction. A database from a newer version is refused.
+//! Migrations: one sequence for both databases, each applied once, in one transaction. A database from a newer version is
+//! refused.
 
-use rusqlite::{Connection, TransactionBehavior};
-
-use super::dialect;
+use crate::database::{Lite, Pipe, dialect, vals};
 use crate::error::{Error, Kind, Result};
 
 /// Version and text; append only.
 const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("../../migrations/0001_tasks.sql"))];
 
-/// Brings the database to the newest version. Several processes may do so at once: the first one does the work.
-pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(dialect::error)?;
-    let version: i64 = transaction
-        .execute_batch(
-            "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)",
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";
+const VERSION: &str = "SELECT coalesce(max(version), 0) FROM migrations";
+const RECORD: &str = "INSERT INTO migrations (version) VALUES ($1)";
+
+/// Brings a SQLite database to the newest version. Several processes may do so at once: the first one does the work.
+pub(super) fn sqlite(lite: &Lite) -> Result<()> {
+    lite.run("BEGIN IMMEDIATE")?;
+    let migrated = in_sqlite(lite).and_then(|()| lite.run("COMMIT"));
+    if migrated.is_err() && !lite.is_autocommit() {
+        lite.run("ROLLBACK")?;
+    }
+    migrated
+}
+
+fn in_sqlite(lite: &Lite) -> Result<()> {
+    lite.run(CREATE)?;
+    let mut rows = lite.query(VERSION, &[])?;
+    let version = rows.first_mut().map_or(Ok(0), |row| row.get(0))?;
+    for (number, sql) in behind(version)? {
+        lite.run_all(sql)?;
+        lite.execute(RECORD, &vals![*number])?;
+    }
+    Ok(())
+}
+
+/// Brings a PostgreSQL database to the newest version; one process at a time does so. A database that is up to date is
+/// only looked at, so that a role without the right to change it can serve it. Returns how many steps were taken.
+pub(super) fn postgres(pipe: &mut Pipe) -> Result<usize> {
+    if behind(version(pipe)?)?.is_empty() {
+        return Ok(0);
+    }
+    pipe.reset("BEGIN");
+    let migrated = in_postgres(pipe);
+    if migrated.is_err() && !pipe.is_lost() {
+        pipe.reset("ROLLBACK");
+        pipe.flush()?;
+    }
+    migrated.map_err(|error| match error.code() {
+        "store_forbidden" => Error::new(
+            Kind::Unavailable,
+            "store_outdated",
+            "the database has not the newest tables, and this role may not make them; run `baton migrate` with a role that may",
         )
-        .and_then(|()| {
-            transaction.query_row(
-                "SELECT coalesce(max(version), 0) FROM migrations",
-                [],
-                |row| row.get(0),
-            )
-        })
-        .map_err(dialect::error)?;
+        .with_source(error),
+        _ => error,
+    })
+}
+
+fn in_postgres(pipe: &mut Pipe) -> Result<usize> {
+    pipe.fly(dialect::LOCK_SCHEMA, &[])?;
+    let steps = behind(version(pipe)?)?;
+    pipe.run_all(CREATE)?;
+    for (number, sql) in steps {
+        pipe.run_all(&dialect::migration_for_postgres(sql))?;
+        pipe.fly(RECORD, &vals![*number])?;
+    }
+    pipe.run_all(dialect::WALL)?;
+    pipe.defer_text("COMMIT");
+    pipe.flush()?;
+    Ok(steps.len())
+}
+
+fn version(pipe: &mut Pipe) -> Result<i64> {
+    let (mut rows, _) = pipe.fly("SELECT to_regclass('migrations') IS NOT NULL", &[])?;
+    if !rows.first_mut().map_or(Ok(false), |row| row.get(0))? {
+        return Ok(0);
+    }
+    let (mut rows, _) = pipe.fly(VERSION, &[])?;
+    rows.first_mut().map_or(Ok(0), |row| row.get(0))
+}
+
+/// The migrations that a database of this version lacks.
+fn behind(version: i64) -> Result<&'static [(i64, &'static str)]> {
     let newest = MIGRATIONS.last().map_or(0, |(version, _)| *version);
     if version > newest {
         return Err(Error::new(
@@ -35,13 +90,6 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
             ),
         ));
     }
-    for (number, sql) in MIGRATIONS.iter().filter(|(number, _)| *number > version) {
-        transaction
-            .execute_batch(sql)
-            .and_then(|()| {
-                transaction.execute("INSERT INTO migrations (version) VALUES (?1)", [number])
-            })
-            .map_err(dialect::error)?;
-    }
-    transaction.commit().map_err(dialect::error)
+    let known = MIGRATIONS.partition_point(|(number, _)| *number <= version);
+    Ok(&MIGRATIONS[known..])
 }

@@ -1,20 +1,20 @@
 //! The store: synchronous operations in transactions, group-committed, answered only after their commit.
 //!
 //! An operation is a plain function of a [`Tx`]. It may be run again, so it has no effect but its `Tx`. Writes of all
-//! callers queue up for one writer, which runs whatever waits in one transaction, each operation in its savepoint,
-//! commits once and then answers them all. Reads run at once on read-only connections.
+//! callers queue up for a writer, which runs whatever waits in one transaction, commits once and then answers them all.
+//! Whatever is written for one tenant is written one operation after another, on both databases and on any number of
+//! replicas. Reads run on snapshots of what is committed.
 //!
 //! What the store does not know: any feature. SQL of features stands in their `store.rs`.
 
-mod dialect;
 mod hub;
 mod job;
+mod listen;
 mod log;
 mod migrate;
-mod place;
+mod postgres;
 mod sqlite;
 mod tx;
-mod value;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,56 +23,86 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use crate::database::{FromValue, Postgres, PostgresError, Row, Value};
 pub use hub::{Hub, Wake};
 pub use log::{Entry, Sequence, chain};
 pub use tx::{SystemTx, Tx};
-pub(crate) use value::vals;
-pub use value::{FromValue, Row, Value};
 
+use crate::clock::{Clock, Time};
+pub(crate) use crate::database::vals;
+use crate::database::{Db, Pipe};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
-use job::{JobOf, Queue};
-use sqlite::Readers;
+use job::{Job, JobOf};
+use log::Log;
+use postgres::Cluster;
+use sqlite::Sqlite;
 
-/// Operations that may wait for the writer; one more is answered `Unavailable`.
-const QUEUE: usize = 8_192;
+/// Where the data lies.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// In a SQLite file in this folder.
+    Folder(PathBuf),
+    /// In a PostgreSQL database.
+    Postgres(Postgres),
+}
 
-/// Where the data lies, and who is told of commits. Cheap to clone.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            Self::Postgres(to) => to.fmt(f),
+        }
+    }
+}
+
+impl From<&Path> for Place {
+    fn from(folder: &Path) -> Self {
+        Self::Folder(folder.to_owned())
+    }
+}
+
+/// The data, and who is told of commits. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(Arc<Shared>);
 
 struct Shared {
-    queue: Arc<Queue>,
-    readers: Readers,
-    path: PathBuf,
+    engine: Engine,
+    place: Place,
     hub: Hub,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+enum Engine {
+    Sqlite(Sqlite),
+    Postgres(Cluster),
 }
 
 impl Store {
-    /// Opens (or creates) the database in the folder `data`, migrates it and starts the writer.
+    /// Opens (or creates) the database, migrates it and starts the writers. On PostgreSQL, `clock` follows the database's.
     ///
     /// # Errors
-    /// `store_*` when the folder can't be used: it is on a network file system, read-only, or the file in it is not a
-    /// database, is damaged, or was written by a newer version.
-    pub fn open(data: &Path, hub: Hub) -> Result<Self> {
-        place::prepare(data)?;
-        let path = data.join("baton.db");
-        let mut connection = sqlite::open_writer(&path)?;
-        migrate::migrate(&mut connection)?;
-        let queue = Queue::new(QUEUE);
-        let readers = Readers::new(path.clone());
-        let (jobs, wakes) = (queue.clone(), hub.clone());
-        let writer = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || sqlite::run_writer(connection, &jobs, &wakes))
-            .map_err(Error::internal)?;
+    /// `store_*` when it can't be used: the folder is on a network file system or read-only; the file in it is not a
+    /// database or is damaged; the server can't be reached or refuses; the data was written by a newer version.
+    pub fn open(place: &Place, hub: Hub, clock: &Clock) -> Result<Self> {
+        let (engine, threads) = match place {
+            Place::Folder(folder) => {
+                let (sqlite, writer) = Sqlite::open(folder, &hub)?;
+                (Engine::Sqlite(sqlite), vec![writer])
+            }
+            Place::Postgres(to) => {
+                let (_, name) = prepare(to, clock)?;
+                let (teller, listener) = listen::start(to, &hub, clock, name)?;
+                let (cluster, mut threads) = Cluster::open(to, &hub, &teller)?;
+                threads.push(listener);
+                (Engine::Postgres(cluster), threads)
+            }
+        };
         Ok(Self(Arc::new(Shared {
-            queue,
-            readers,
-            path,
+            engine,
+            place: place.clone(),
             hub,
-            writer: Mutex::new(Some(writer)),
+            threads: Mutex::new(threads),
         })))
     }
 
@@ -80,51 +110,61 @@ impl Store {
     ///
     /// # Errors
     /// What the operation answers, in which case nothing of it is in the database; `Unavailable` when too many wait,
-    /// the disk is full or the store is closed.
-    pub async fn write<T, F>(&self, tenant: &TenantId, operation: F) -> Result<T>
+    /// the database can't write now or the store is closed.
+    pub async fn write<T, F>(&self, tenant: &TenantId, mut operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        self.0
-            .queue
-            .push(Box::new(JobOf::new(tenant.clone(), operation, reply)));
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        let operation = move |tenant: Option<&TenantId>, db: Db<'_>, log: Option<&mut Log>| {
+            operation(&mut Tx::new(db, of(tenant)?, log))
+        };
+        let write = |job| match &self.0.engine {
+            Engine::Sqlite(sqlite) => sqlite.queue.push(job),
+            Engine::Postgres(cluster) => cluster.write(job),
+        };
+        answer(Some(tenant), operation, write).await
     }
 
     /// Runs `operation` for `tenant` on a snapshot of what is committed.
     ///
     /// # Errors
     /// What the operation answers, or a failure of the database.
-    #[expect(
-        clippy::unused_async,
-        reason = "SQLite is read on the spot, others are not"
-    )]
     pub async fn read<T, F>(&self, tenant: &TenantId, mut operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.0
-            .readers
-            .read(|db| operation(&mut Tx::reading(db, tenant)))
+        match &self.0.engine {
+            Engine::Sqlite(sqlite) => sqlite.read(|db| operation(&mut Tx::new(db, tenant, None))),
+            Engine::Postgres(cluster) => {
+                let operation =
+                    move |tenant: Option<&TenantId>, db: Db<'_>, _: Option<&mut Log>| {
+                        operation(&mut Tx::new(db, of(tenant)?, None))
+                    };
+                answer(Some(tenant), operation, |job| cluster.read(job)).await
+            }
+        }
     }
 
     /// Runs `operation` on a snapshot over all tenants, for workers that look for what is due.
     ///
     /// # Errors
     /// What the operation answers, or a failure of the database.
-    #[expect(
-        clippy::unused_async,
-        reason = "SQLite is read on the spot, others are not"
-    )]
     pub async fn survey<T, F>(&self, mut operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut SystemTx<'_>) -> Result<T> + Send + 'static,
     {
-        self.0.readers.read(|db| operation(&mut SystemTx::new(db)))
+        match &self.0.engine {
+            Engine::Sqlite(sqlite) => sqlite.read(|db| operation(&mut SystemTx::new(db))),
+            Engine::Postgres(cluster) => {
+                let operation = move |_: Option<&TenantId>, db: Db<'_>, _: Option<&mut Log>| {
+                    operation(&mut SystemTx::new(db))
+                };
+                answer(None, operation, |job| cluster.read(job)).await
+            }
+        }
     }
 
     /// Whether the database can be read.
@@ -140,26 +180,87 @@ impl Store {
         &self.0.hub
     }
 
-    /// The database file.
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    /// Where the data lies.
+    pub fn place(&self) -> &Place {
+        &self.0.place
     }
 
-    /// Lets waiting operations finish, then ends the writer. Later writes are answered `Unavailable`.
-    pub fn close(&self) {
-        self.0.queue.close();
-        let writer = self
-            .0
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(writer) = writer
-            && writer.join().is_err()
-        {
-            tracing::error!("the store's writer panicked");
+    /// Bytes that the data takes.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub async fn size(&self) -> Result<u64> {
+        match &self.0.engine {
+            Engine::Sqlite(sqlite) => Ok(sqlite.size()),
+            Engine::Postgres(_) => {
+                let size = self.survey(|tx| {
+                    let mut rows = tx.query("SELECT pg_database_size(current_database())", &[])?;
+                    rows.first_mut().map_or(Ok(0), |row| row.get::<i64>(0))
+                });
+                Ok(u64::try_from(size.await?).unwrap_or(0))
+            }
         }
     }
+
+    /// Lets waiting operations finish, then ends the writers. Later operations are answered `Unavailable`.
+    pub fn close(&self) {
+        match &self.0.engine {
+            Engine::Sqlite(sqlite) => sqlite.queue.close(),
+            Engine::Postgres(cluster) => cluster.close(),
+        }
+        let threads = std::mem::take(
+            &mut *self
+                .0
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+/// Queues an operation and awaits what came of it.
+async fn answer<T, F>(
+    tenant: Option<&TenantId>,
+    operation: F,
+    queue: impl FnOnce(Box<dyn Job>),
+) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnMut(Option<&TenantId>, Db<'_>, Option<&mut Log>) -> Result<T> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    queue(Box::new(JobOf::new(tenant.cloned(), operation, reply)));
+    answer.await.unwrap_or_else(|_| Err(closed()))
+}
+
+/// Migrates a PostgreSQL database and says how many steps that took, and a name for this process there.
+fn prepare(to: &Postgres, clock: &Clock) -> Result<(usize, String)> {
+    let prepare = || {
+        let mut pipe = Pipe::connect(to)?;
+        let steps = migrate::postgres(&mut pipe)?;
+        pipe.reset("SELECT 1");
+        let (mut rows, _) = pipe.fly(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, gen_random_uuid()::text",
+            &[],
+        )?;
+        let row = rows
+            .first_mut()
+            .ok_or_else(|| Error::internal("a database that has no time"))?;
+        clock.follow(row.get::<Time>(0)?);
+        Ok((steps, row.get(1)?))
+    };
+    // A pipe drives itself, which a thread of a runtime must not.
+    std::thread::scope(|scope| scope.spawn(prepare).join())
+        .unwrap_or_else(|_| Err(Error::internal("preparing the database panicked")))
+}
+
+fn of(tenant: Option<&TenantId>) -> Result<&TenantId> {
+    tenant.ok_or_else(|| Error::internal("an operation without a tenant"))
 }
 
 /// The cheapest query that reads a page of the database.

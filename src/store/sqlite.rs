@@ -1,129 +1,93 @@
 //! The embedded database: one writer that commits in groups, and a few readers.
 //!
-//! Durable (`synchronous=FULL`) in WAL mode. Any number of processes may share the file: SQLite's own locks arbitrate
-//! the writers, and `data_version`, looked at by the writer when it has nothing to do, tells of commits elsewhere.
+//! Any number of processes may share the file: SQLite's own locks arbitrate the writers, and `data_version`, looked at
+//! by the writer when it has nothing to do, tells of commits elsewhere.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
-
-use super::dialect;
 use super::hub::Hub;
 use super::job::{Job, Queue, Taken};
-use super::log::Log;
-use super::tx::{Backend, Db, Tx};
+use super::log::{Head, Log};
+use super::migrate;
+use crate::database::{Backend, Db, Lite, prepare, vals};
 use crate::error::{Error, Result};
+use crate::id::TenantId;
 
 /// Operations in one transaction at most: bounds what a failed commit has to repeat.
 const GROUP: usize = 1_024;
 /// How often the writer looks for commits of other processes while somebody waits for one.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the writer waits for another process to finish its transaction.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Distinct statements are few; the default of 16 would prepare them over and over.
-const STATEMENTS: usize = 256;
 
-/// Opens the database for writing, creating it when there is none.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the store is where SQLite is opened"
-)]
-pub(super) fn open_writer(path: &Path) -> Result<Connection> {
-    let mut connection = Connection::open(path).map_err(dialect::error)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    wait_for_others(&mut connection)?;
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
-        .and_then(|()| connection.pragma_update(None, "cache_size", -16_384))
-        .and_then(|()| connection.pragma_update(None, "foreign_keys", "OFF"))
-        .map_err(dialect::error)?;
-    Ok(connection)
-}
-
-/// SQLite's own busy handler sleeps up to 100 ms between tries, too long for a neighbour that commits every 2 ms.
-fn wait_for_others(connection: &mut Connection) -> Result<()> {
-    connection
-        .busy_handler(Some(|tries: i32| {
-            std::thread::sleep(Duration::from_millis(1));
-            u128::from(tries.unsigned_abs()) < PATIENCE.as_millis()
-        }))
-        .map_err(dialect::error)
-}
-
-/// Read-only connections, opened as needed, kept for the next reader.
-pub(super) struct Readers {
+/// A database file with its writer and its readers.
+pub(super) struct Sqlite {
+    pub(super) queue: Arc<Queue>,
     path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Lite>>,
 }
 
-impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            idle: Mutex::default(),
-        }
+impl Sqlite {
+    /// Opens (or creates) the database in the folder `data`, migrates it and starts the writer.
+    pub(super) fn open(data: &Path, hub: &Hub) -> Result<(Self, JoinHandle<()>)> {
+        prepare(data)?;
+        let path = data.join("baton.db");
+        let lite = Lite::writer(&path)?;
+        migrate::sqlite(&lite)?;
+        let queue = Queue::new();
+        let (jobs, wakes) = (queue.clone(), hub.clone());
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || run_writer(&lite, &jobs, &wakes))
+            .map_err(Error::internal)?;
+        let idle = Mutex::default();
+        Ok((Self { queue, path, idle }, writer))
     }
 
     /// Runs `operation` in a read transaction: all of its queries see the same state.
     pub(super) fn read<T>(&self, operation: impl FnOnce(Db<'_>) -> Result<T>) -> Result<T> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => self.open()?,
+        let lite = match self.idle().pop() {
+            Some(lite) => lite,
+            None => Lite::reader(&self.path)?,
         };
-        run(&connection, "BEGIN")?;
-        let answer = operation(Db::new(Backend::Sqlite(&connection)));
+        lite.run("BEGIN")?;
+        let answer = operation(Db::new(Backend::Sqlite(&lite)));
         // A reader has nothing to lose: whatever ended the transaction early, the connection is usable or dropped.
-        if run(&connection, "COMMIT").is_ok() {
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
+        if lite.run("COMMIT").is_ok() {
+            self.idle().push(lite);
         }
         answer
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the store is where SQLite is opened"
-    )]
-    fn open(&self) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection =
-            Connection::open_with_flags(&self.path, flags).map_err(dialect::error)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        wait_for_others(&mut connection)?;
-        Ok(connection)
+    /// Bytes that the data takes; the log of writes not yet in the main file counts too.
+    pub(super) fn size(&self) -> u64 {
+        let file = |ending: &str| {
+            let mut name = self.path.as_os_str().to_owned();
+            name.push(ending);
+            std::fs::metadata(name).map_or(0, |file| file.len())
+        };
+        file("") + file("-wal")
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Lite>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn run(connection: &Connection, sql: &str) -> Result<()> {
-    connection
-        .prepare_cached(sql)
-        .and_then(|mut statement| statement.raw_execute())
-        .map(drop)
-        .map_err(dialect::error)
-}
-
 /// Runs groups until the queue is closed and empty.
-pub(super) fn run_writer(connection: Connection, queue: &Queue, hub: &Hub) {
-    let mut version = data_version(&connection);
+fn run_writer(lite: &Lite, queue: &Queue, hub: &Hub) {
+    let mut version = lite.data_version();
     loop {
         let patience = if hub.is_waited_for() { LOOK } else { LOOK * 2 };
         match queue.take(GROUP, patience) {
-            Taken::Jobs(jobs) => commit_group(&connection, jobs, hub),
+            Taken::Jobs(jobs) => commit_group(lite, jobs, hub),
             Taken::Nothing => {}
             Taken::Closed => break,
         }
         // Changes only when another connection has committed, never by this one.
-        let current = data_version(&connection);
+        let current = lite.data_version();
         if current != version {
             version = current;
             hub.committed_elsewhere();
@@ -131,28 +95,20 @@ pub(super) fn run_writer(connection: Connection, queue: &Queue, hub: &Hub) {
     }
 }
 
-fn data_version(connection: &Connection) -> Option<i64> {
-    connection
-        .prepare_cached("PRAGMA data_version")
-        .and_then(|mut sql| sql.query_row([], |row| row.get(0)))
-        .ok()
-}
-
 /// Runs a group and answers every job of it exactly once, whatever happens.
-fn commit_group(connection: &Connection, mut jobs: Vec<Box<dyn Job>>, hub: &Hub) {
+fn commit_group(lite: &Lite, mut jobs: Vec<Box<dyn Job>>, hub: &Hub) {
     // A caller that left before its turn costs nothing.
     jobs.retain(|job| !job.is_abandoned());
     if jobs.is_empty() {
         return;
     }
-    let mut log = Log::default();
-    let outcome = attempt(connection, &mut jobs, &mut log);
-    if !connection.is_autocommit() && run(connection, "ROLLBACK").is_err() {
+    let outcome = attempt(lite, &mut jobs);
+    if !lite.is_autocommit() && lite.run("ROLLBACK").is_err() {
         tracing::error!("a transaction could not be rolled back");
     }
     match outcome {
-        Ok(()) => {
-            hub.committed(&log.tenants());
+        Ok(told) => {
+            hub.committed(&told);
             for job in jobs {
                 job.finish(Ok(()));
             }
@@ -163,7 +119,7 @@ fn commit_group(connection: &Connection, mut jobs: Vec<Box<dyn Job>>, hub: &Hub)
         {
             tracing::debug!(%error, jobs = jobs.len(), "a group failed; running its operations one by one");
             for job in jobs {
-                commit_group(connection, vec![job], hub);
+                commit_group(lite, vec![job], hub);
             }
         }
         Err(error) => {
@@ -175,22 +131,17 @@ fn commit_group(connection: &Connection, mut jobs: Vec<Box<dyn Job>>, hub: &Hub)
     }
 }
 
-/// On an error, nothing of the group is in the database.
-fn attempt(connection: &Connection, jobs: &mut [Box<dyn Job>], log: &mut Log) -> Result<()> {
-    run(connection, "BEGIN IMMEDIATE")?;
-    let alone = jobs.len() == 1;
+/// The tenants whose logs grew. On an error, nothing of the group is in the database.
+fn attempt(lite: &Lite, jobs: &mut [Box<dyn Job>]) -> Result<Vec<TenantId>> {
+    lite.run("BEGIN IMMEDIATE")?;
+    let (alone, mut log) = (jobs.len() == 1, Log::default());
     for job in jobs.iter_mut() {
         if !alone {
-            run(connection, "SAVEPOINT operation")?;
+            lite.run("SAVEPOINT operation")?;
         }
         let mark = log.len();
-        let tenant = job.tenant().clone();
-        let succeeded = job.run(&mut Tx::writing(
-            Db::new(Backend::Sqlite(connection)),
-            &tenant,
-            log,
-        ));
-        if connection.is_autocommit() {
+        let succeeded = job.run(Db::new(Backend::Sqlite(lite)), Some(&mut log));
+        if lite.is_autocommit() {
             // A full disk or an I/O error rolls the whole transaction back by itself.
             return Err(Error::unavailable(
                 "disk_full",
@@ -201,14 +152,57 @@ fn attempt(connection: &Connection, jobs: &mut [Box<dyn Job>], log: &mut Log) ->
         if !succeeded {
             log.truncate(mark);
             if alone {
-                return run(connection, "ROLLBACK");
+                return lite.run("ROLLBACK").map(|()| Vec::new());
             }
-            run(connection, "ROLLBACK TO operation")?;
+            lite.run("ROLLBACK TO operation")?;
         }
         if !alone {
-            run(connection, "RELEASE operation")?;
+            lite.run("RELEASE operation")?;
         }
     }
-    log.write(connection).map_err(dialect::error)?;
-    run(connection, "COMMIT")
+    let tenants = log.tenants();
+    write_log(lite, &mut log, &tenants)?;
+    lite.run("COMMIT")?;
+    Ok(tenants)
+}
+
+fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {
+    let mut heads = BTreeMap::new();
+    for tenant in tenants {
+        let rows = lite.query(
+            "SELECT sequence, hash FROM tenants WHERE tenant_id = $1",
+            &vals![tenant],
+        )?;
+        let mut head = Head::default();
+        for mut row in rows {
+            (head.sequence, head.hash) = (row.get(0)?, row.get(1)?);
+        }
+        heads.insert(tenant.clone(), head);
+    }
+    for (tenant, number, entry, hash) in log.number(&mut heads) {
+        let values = vals![
+            &tenant,
+            number,
+            entry.id,
+            &*entry.kind,
+            entry.subject,
+            entry.actor,
+            entry.time,
+            entry.data,
+            hash
+        ];
+        lite.execute(
+            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &values,
+        )?;
+    }
+    for (tenant, head) in heads {
+        lite.execute(
+            "INSERT INTO tenants (tenant_id, created_at, sequence, hash) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
+            &vals![&tenant, head.created_at.unwrap_or_default(), head.sequence, head.hash],
+        )?;
+    }
+    Ok(())
 }

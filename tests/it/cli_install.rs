@@ -171,7 +171,7 @@ fn a_linked_file_stays_a_link_and_private_files_stay_private() {
 
 #[test]
 fn the_doctor_finds_an_entry_that_leads_nowhere_and_a_log_that_was_changed() {
-    let home = Home::new();
+    let home = Home::folder();
     let fine = home.run(&["doctor", "--listen", "127.0.0.1:0"]);
     let text = String::from_utf8_lossy(&fine.stdout).into_owned();
     assert_eq!(fine.status.code(), Some(0), "{text}{}", complaint(&fine));
@@ -212,7 +212,7 @@ fn tamper(home: &Home) {
 
 #[test]
 fn the_doctor_says_why_a_data_folder_can_not_be_used() {
-    let home = Home::new();
+    let home = Home::folder();
     fs::write(home.path("data"), "a file in its place").unwrap();
     let broken = home.run(&["doctor", "--listen", "127.0.0.1:0"]);
     let text = String::from_utf8_lossy(&broken.stdout).into_owned();

@@ -23,9 +23,7 @@ async fn health_and_readiness_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_database_is_gone_lives_and_is_not_ready() {
     let server = HttpServer::start().await;
-    for file in ["baton.db", "baton.db-wal"] {
-        std::fs::write(server.data.path().join(file), vec![7; 64 * 1024]).unwrap();
-    }
+    server.home.ruin();
     let ready = server.get("/ready").await;
     assert_eq!(
         (ready.status, &ready.body["status"]),

@@ -4,24 +4,39 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::support::home::Home as Place;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// A home folder with a data folder in it.
 pub(crate) struct Home {
-    folder: TempDir,
+    place: Place,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
+            place: Place::new(),
+        }
+    }
+
+    /// A home whose data is in its folder, whatever database the tests are for.
+    pub(crate) fn folder() -> Self {
+        Self {
+            place: Place::folder(),
+        }
+    }
+
+    /// Where its data is, as the program says it.
+    pub(crate) fn data(&self) -> String {
+        match self.place.database() {
+            Some(_) => self.place.place().to_string(),
+            None => self.path("data").display().to_string(),
         }
     }
 
     /// A path in the home folder.
     pub(crate) fn path(&self, below: &str) -> PathBuf {
-        self.folder.path().join(below)
+        self.place.path().join(below)
     }
 
     /// The program with `arguments`, on this home's data folder.
@@ -39,11 +54,14 @@ impl Home {
         }
         command
             .args(arguments)
-            .env("HOME", self.folder.path())
+            .env("HOME", self.place.path())
             .env("BATON_DATA", self.path("data"))
             .env("BATON_RETRY_BACKOFF_MS", "50")
-            .current_dir(self.folder.path())
+            .current_dir(self.place.path())
             .stdin(Stdio::null());
+        if let Some(url) = self.place.database() {
+            command.env("BATON_DATABASE", url);
+        }
         command
     }
 

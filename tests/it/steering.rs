@@ -243,7 +243,10 @@ async fn everything_is_there_after_a_restart_and_the_log_is_whole() {
         .await
         .unwrap();
     assert_eq!(last, 4);
-    assert!(server.data().join("baton.db").exists());
+    assert_eq!(
+        server.home().path().join("baton.db").exists(),
+        server.home().database().is_none()
+    );
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use serde_json::json;
 
 use crate::support::Server;
+use crate::support::home::Home;
 
 fn tenant() -> TenantId {
     TenantId::default_tenant()
@@ -39,8 +40,8 @@ async fn count(store: &Store) -> i64 {
 
 #[tokio::test]
 async fn one_operations_failure_is_not_its_groups() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path(), Hub::default()).unwrap();
+    let home = Home::new();
+    let store = home.open();
     let name = tenant();
     let calls = (0..40).map(|number| {
         store.write(&name, move |tx| {
@@ -82,8 +83,8 @@ async fn one_operations_failure_is_not_its_groups() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_left_before_its_turn_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path(), Hub::default()).unwrap();
+    let home = Home::new();
+    let store = home.open();
     let name = tenant();
     let (entered, gate) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let (inside, open) = (entered.clone(), gate.clone());
@@ -107,7 +108,7 @@ async fn a_caller_that_left_before_its_turn_leaves_nothing() {
 
 #[tokio::test]
 async fn a_claim_in_one_process_sees_a_dispatch_in_another() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let folder = Arc::new(Home::new());
     let (one, other) = (
         Server::on(folder.clone(), Clock::system()),
         Server::on(folder, Clock::system()),
@@ -127,7 +128,7 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let path = folder.path().join("baton.db");
     let text = "this is not a database, but somebody's notes. ".repeat(200);
     std::fs::write(&path, &text).unwrap();
-    let error = Store::open(folder.path(), Hub::default())
+    let error = Store::open(&folder.path().into(), Hub::default(), &Clock::system())
         .err()
         .expect("refused");
     assert_eq!(error.code(), "store_corrupt");
@@ -145,7 +146,7 @@ async fn a_database_of_a_newer_version_is_refused() {
         .await
         .unwrap();
     server.app.stop().await;
-    let error = Store::open(server.data(), Hub::default())
+    let error = Store::open(&server.home().place(), Hub::default(), &Clock::system())
         .err()
         .expect("refused");
     assert_eq!(error.code(), "store_newer");

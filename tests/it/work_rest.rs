@@ -130,7 +130,7 @@ fn a_server_says_where_it_is_and_stops_when_asked() {
     let home = Home::new();
     let (mut server, url) = home.serve("127.0.0.1:0");
     let said = fs::read_to_string(home.path("serve.log")).unwrap();
-    let data = home.path("data").display().to_string();
+    let data = home.data();
     let connect = format!("claude mcp add --transport http baton {url}/mcp");
     assert!(said.contains(&data) && said.contains(&connect), "{said}");
     server.signal(Signal::TERM);

@@ -10,10 +10,11 @@ use baton::random::Random;
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+
+use super::home::Home;
 
 /// How a server is to be started.
 #[derive(Default)]
@@ -37,9 +38,9 @@ impl Builder {
 
     /// Starts it.
     pub(crate) async fn start(self) -> HttpServer {
-        let data = tempfile::tempdir().unwrap();
+        let home = Home::new();
         let mut settings = self.settings;
-        settings.data = Some(data.path().to_owned());
+        home.settle(&mut settings);
         let config = settings.complete(Settings::default()).unwrap();
         let app = App::open(config, Clock::system(), Random::system()).unwrap();
         app.start_workers();
@@ -51,7 +52,7 @@ impl Builder {
         HttpServer {
             app,
             address,
-            data,
+            home,
             serving,
             http: client(),
         }
@@ -72,8 +73,8 @@ fn client() -> reqwest::Client {
 pub(crate) struct HttpServer {
     pub(crate) app: App,
     pub(crate) address: SocketAddr,
-    /// Its folder, gone with the server.
-    pub(crate) data: TempDir,
+    /// Its place, gone with the server.
+    pub(crate) home: Home,
     serving: JoinSet<std::io::Result<()>>,
     http: reqwest::Client,
 }

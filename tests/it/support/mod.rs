@@ -1,5 +1,6 @@
 //! A server of the test's own: temporary data, a clock that the test moves, seeded randomness.
 
+pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod mcp;
 
@@ -14,7 +15,8 @@ use baton::error::Error;
 use baton::random::Random;
 use baton::tasks::reap;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use home::Home;
 
 /// 2026-11-21T00:00:00Z.
 pub const START: Time = Time::from_micros(1_795_219_200_000_000);
@@ -24,15 +26,13 @@ pub const START: Time = Time::from_micros(1_795_219_200_000_000);
 pub struct Server {
     pub app: App,
     pub clock: Clock,
-    folder: Arc<TempDir>,
+    home: Arc<Home>,
 }
 
-/// Settings for a folder, otherwise the defaults.
-pub fn config(data: &std::path::Path) -> Config {
-    let settings = Settings {
-        data: Some(data.to_owned()),
-        ..Settings::default()
-    };
+/// Settings for a place, otherwise the defaults.
+pub fn config(home: &Home) -> Config {
+    let mut settings = Settings::default();
+    home.settle(&mut settings);
     settings
         .complete(Settings::default())
         .expect("the defaults are right")
@@ -41,28 +41,24 @@ pub fn config(data: &std::path::Path) -> Config {
 impl Server {
     /// On an empty folder, with a manual clock.
     pub fn start() -> Self {
-        Self::on(
-            Arc::new(tempfile::tempdir().expect("a temporary folder")),
-            Clock::manual(START),
-        )
+        Self::on(Arc::new(Home::new()), Clock::manual(START))
     }
 
-    /// On a folder that may have data, with the given clock.
-    pub fn on(folder: Arc<TempDir>, clock: Clock) -> Self {
-        let app =
-            App::open(config(folder.path()), clock.clone(), Random::seeded(7)).expect("opens");
-        Self { app, clock, folder }
+    /// On a place that may have data, with the given clock.
+    pub fn on(home: Arc<Home>, clock: Clock) -> Self {
+        let app = App::open(config(&home), clock.clone(), Random::seeded(7)).expect("opens");
+        Self { app, clock, home }
     }
 
-    /// The same folder, opened anew after this server has stopped.
+    /// The same place, opened anew after this server has stopped.
     pub async fn restart(self) -> Self {
         self.app.stop().await;
-        Self::on(self.folder.clone(), self.clock)
+        Self::on(self.home.clone(), self.clock)
     }
 
     /// Where the data lies.
-    pub fn data(&self) -> &std::path::Path {
-        self.folder.path()
+    pub fn home(&self) -> &Home {
+        &self.home
     }
 
     /// Calls an operation for `tenant`.

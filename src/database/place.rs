@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Kind, Result};
 
 /// Makes the folder and checks that a database can live in it.
-pub(super) fn prepare(data: &Path) -> Result<()> {
+pub(crate) fn prepare(data: &Path) -> Result<()> {
     create(data).map_err(|error| {
         Error::new(
             Kind::Unavailable,

@@ -1,8 +1,13 @@
 //! What a column can hold, the same on every database: NULL, i64, f64, text, bytes.
 
+use bytes::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, LeaseToken, TaskId, TenantId};
+
+type Boxed = Box<dyn std::error::Error + Sync + Send>;
 
 /// A value on its way to or from a column.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +26,7 @@ pub enum Value {
 
 /// The parameters `$1…` of a statement.
 macro_rules! vals {
-    ($($value:expr),* $(,)?) => { [$($crate::store::Value::from($value)),*] };
+    ($($value:expr),* $(,)?) => { [$($crate::database::Value::from($value)),*] };
 }
 pub(crate) use vals;
 
@@ -137,5 +142,60 @@ impl Row {
         text.map(|text| serde_json::from_str(&text))
             .transpose()
             .map_err(Error::internal)
+    }
+}
+
+impl rusqlite::ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        use rusqlite::types::{ToSqlOutput, ValueRef};
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(value) => ValueRef::Integer(*value),
+            Self::Real(value) => ValueRef::Real(*value),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, to: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Boxed> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(value) if *to == Type::INT8 => value.to_sql(to, out),
+            Self::Integer(value) if *to == Type::INT4 => i32::try_from(*value)?.to_sql(to, out),
+            Self::Real(value) if *to == Type::FLOAT8 => value.to_sql(to, out),
+            Self::Text(text) if *to == Type::TEXT => text.to_sql(to, out),
+            Self::Bytes(bytes) if *to == Type::BYTEA => bytes.to_sql(to, out),
+            other => Err(format!("{other:?} where the database expects {to}").into()),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Value {
+    fn from_sql(of: &Type, raw: &'a [u8]) -> std::result::Result<Self, Boxed> {
+        Ok(match *of {
+            Type::INT8 => Self::Integer(i64::from_sql(of, raw)?),
+            Type::INT4 => Self::Integer(i32::from_sql(of, raw)?.into()),
+            Type::BOOL => Self::Integer(bool::from_sql(of, raw)?.into()),
+            Type::FLOAT8 => Self::Real(f64::from_sql(of, raw)?),
+            Type::TEXT => Self::Text(String::from_sql(of, raw)?),
+            Type::BYTEA => Self::Bytes(raw.to_vec()),
+            _ => return Err(format!("a column of type {of}").into()),
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> std::result::Result<Self, Boxed> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
     }
 }

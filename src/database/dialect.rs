@@ -1,0 +1,77 @@
+//! What the two databases say differently. Everything else is one text.
+
+/// A migration's text as PostgreSQL reads it: keys sort by their bytes there as they do in SQLite.
+pub(crate) fn migration_for_postgres(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len() * 2);
+    for line in sql.lines() {
+        // A column's declaration: `name TEXT …`. Nothing else in a migration says TEXT.
+        text.push_str(&line.replacen(" TEXT", " TEXT COLLATE \"C\"", 1));
+        text.push('\n');
+    }
+    text
+}
+
+/// Gives every table with a `tenant_id` the second wall: row-level security. A statement sees the rows of the tenant
+/// that its transaction is for; the store's own statements over all tenants say `*`, which is no tenant's name.
+/// `FORCE` holds the table's owner to it too; only superusers and roles with BYPASSRLS are not bound.
+pub(crate) const WALL: &str = r"
+DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN
+        SELECT c.relname FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+        WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace AND NOT c.relforcerowsecurity
+    LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY tenant ON %I USING (
+            tenant_id = current_setting(''baton.tenant'', true) OR current_setting(''baton.tenant'', true) = ''*'')', name);
+    END LOOP;
+END $$";
+
+/// Says whose rows the statements that follow see.
+pub(crate) const ENTER: &str = "SELECT set_config('baton.tenant', $1, true)";
+
+/// Locks tenants until the end of the transaction, always in the same order: what is written for a tenant is written
+/// by one transaction at a time, as with SQLite's one writer. The number keeps these locks apart from others' locks.
+pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(key)::text FROM
+    (SELECT DISTINCT hashtextextended(tenant, 6271) AS key FROM unnest($1::text[]) AS tenant ORDER BY key) AS keys";
+
+/// Held while migrating.
+pub(crate) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(4817203, 1)::text";
+
+/// The heads of tenants' logs.
+pub(crate) const HEADS: &str =
+    "SELECT tenant_id, sequence, hash FROM tenants WHERE tenant_id = ANY($1::text[])";
+
+/// Many events in one statement.
+pub(crate) const EVENTS: &str = "INSERT INTO events
+        (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+        $8::text[], $9::bytea[])";
+
+/// Many heads in one statement.
+pub(crate) const MOVE_HEADS: &str = "INSERT INTO tenants (tenant_id, created_at, sequence, hash)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[])
+    ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash";
+
+/// The transaction's id, if it wrote anything: with it, its outcome can be asked for on another connection.
+pub(crate) const TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+
+/// What became of a transaction: `committed`, `aborted`, `in progress`, or NULL when it is too long ago.
+pub(crate) const OUTCOME: &str = "SELECT pg_xact_status($1::text::xid8)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_type_of_a_column_changes() {
+        let sql = "CREATE TABLE t (\n    a TEXT NOT NULL,\n    b BIGINT\n);";
+        assert_eq!(
+            migration_for_postgres(sql),
+            "CREATE TABLE t (\n    a TEXT COLLATE \"C\" NOT NULL,\n    b BIGINT\n);\n"
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! What databases report, as a caller should see it.
+
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Error, Kind};
+
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(30);
+
+/// An error of SQLite.
+pub(super) fn of_sqlite(error: rusqlite::Error) -> Error {
+    let found = match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => taken(),
+        Some(ErrorCode::DiskFull) => disk_full(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => busy(),
+        Some(ErrorCode::ReadOnly) => {
+            Error::unavailable("store_read_only", "the data folder is read-only", LATER)
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::new(
+            Kind::Internal,
+            "store_corrupt",
+            "the database file is damaged or not a database",
+        ),
+        Some(ErrorCode::CannotOpen) => Error::new(
+            Kind::Internal,
+            "store_unreadable",
+            "the database file can't be opened",
+        ),
+        _ => return Error::internal(error),
+    };
+    found.with_source(error)
+}
+
+/// An error of PostgreSQL.
+pub(super) fn of_postgres(error: tokio_postgres::Error) -> Error {
+    let Some(state) = error.code() else {
+        return unreachable("the connection to the database was lost").with_source(error);
+    };
+    let found = match *state {
+        SqlState::UNIQUE_VIOLATION => taken(),
+        SqlState::DISK_FULL => disk_full(),
+        SqlState::T_R_SERIALIZATION_FAILURE
+        | SqlState::T_R_DEADLOCK_DETECTED
+        | SqlState::LOCK_NOT_AVAILABLE
+        | SqlState::QUERY_CANCELED
+        | SqlState::TOO_MANY_CONNECTIONS
+        | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => busy(),
+        SqlState::READ_ONLY_SQL_TRANSACTION => {
+            Error::unavailable("store_read_only", "the database takes no writes now", LATER)
+        }
+        SqlState::INSUFFICIENT_PRIVILEGE | SqlState::INVALID_PASSWORD => Error::new(
+            Kind::Unavailable,
+            "store_forbidden",
+            format!("the database refuses: {}", said(&error)),
+        ),
+        SqlState::INVALID_CATALOG_NAME => unreachable(&said(&error)),
+        // Class 57: the server is stopping, starting or was told to end the connection. Class 08: the connection broke.
+        _ if state.code().starts_with("57") || state.code().starts_with("08") => {
+            unreachable("the database is starting, stopping or gone")
+        }
+        _ => return Error::internal(error),
+    };
+    found.with_source(error)
+}
+
+/// What the server said.
+pub(super) fn said(error: &tokio_postgres::Error) -> String {
+    error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+/// The database can't be reached now.
+pub(super) fn unreachable(message: &str) -> Error {
+    Error::unavailable("store_unavailable", message, SOON)
+}
+
+fn taken() -> Error {
+    Error::conflict("already_exists", "there is one with that id already")
+}
+
+fn disk_full() -> Error {
+    Error::unavailable("disk_full", "the disk that holds the data is full", LATER)
+}
+
+fn busy() -> Error {
+    Error::unavailable("store_busy", "the database is busy", SOON)
+}

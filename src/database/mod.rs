@@ -1,0 +1,88 @@
+//! Connections to the two databases: the same statements, values and errors, whichever it is.
+//!
+//! SQL is one text for both, with `$n` parameters; where they differ, [`dialect`] knows. What this module does not know:
+//! tenants, operations, the event log.
+
+pub(crate) mod dialect;
+mod fault;
+mod lite;
+mod pipe;
+mod place;
+mod postgres;
+mod value;
+
+pub(crate) use lite::Lite;
+pub(crate) use pipe::{Fault, Param, Pipe};
+pub use postgres::{Postgres, PostgresError};
+pub(crate) use value::vals;
+pub use value::{FromValue, Row, Value};
+
+use crate::error::{Error, Result};
+
+pub(crate) use place::prepare;
+
+/// A connection inside a transaction.
+pub(crate) enum Backend<'a> {
+    Sqlite(&'a Lite),
+    Postgres(&'a mut Pipe),
+}
+
+/// Statements inside a transaction.
+pub(crate) struct Db<'a> {
+    backend: Backend<'a>,
+    /// After a failed statement PostgreSQL refuses the rest of the transaction; so do we, on both.
+    failed: bool,
+}
+
+impl<'a> Db<'a> {
+    pub(crate) fn new(backend: Backend<'a>) -> Self {
+        Self {
+            backend,
+            failed: false,
+        }
+    }
+
+    fn attempt<T>(&mut self, run: impl FnOnce(&mut Backend<'a>) -> Result<T>) -> Result<T> {
+        if self.failed {
+            return Err(Error::internal("a statement after a failed one"));
+        }
+        let outcome = run(&mut self.backend);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    /// Runs a statement and counts the rows that it changed.
+    pub(crate) fn execute(&mut self, sql: &'static str, values: &[Value]) -> Result<u64> {
+        self.attempt(|backend| match backend {
+            Backend::Sqlite(lite) => lite.execute(sql, values),
+            Backend::Postgres(pipe) => Ok(pipe.fly(sql, values)?.1),
+        })
+    }
+
+    /// All rows of a query.
+    pub(crate) fn query(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>> {
+        self.attempt(|backend| match backend {
+            Backend::Sqlite(lite) => lite.query(sql, values),
+            Backend::Postgres(pipe) => Ok(pipe.fly(sql, values)?.0),
+        })
+    }
+
+    /// Changes exactly one row. It may travel with a later statement, so its failure may show there.
+    pub(crate) fn put(&mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Result<()> {
+        let values = values.into();
+        self.attempt(|backend| match backend {
+            Backend::Sqlite(lite) => match lite.execute(sql, &values)? {
+                1 => Ok(()),
+                rows => Err(not_one(rows)),
+            },
+            Backend::Postgres(pipe) => {
+                let values = values.into_iter().map(Param::One).collect();
+                pipe.defer(sql, values, Some(1))
+            }
+        })
+    }
+}
+
+fn not_one(rows: u64) -> Error {
+    Error::internal(format!("a change of one row changed {rows}"))
+}

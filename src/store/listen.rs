@@ -1,0 +1,200 @@
+//! Wake-ups between replicas: one connection that tells of commits here and hears of commits elsewhere
+//! (`LISTEN`/`NOTIFY`).
+//!
+//! A notification is sent after its commit and not in it, since PostgreSQL lets only one transaction that notifies
+//! commit at a time. One that is lost is made up for by looking at the heads of the logs that somebody waits for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::poll_fn;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep, timeout};
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::hub::Hub;
+use crate::clock::{Clock, Time};
+use crate::database::Postgres;
+use crate::error::{Error, Result};
+use crate::id::TenantId;
+
+/// How often the heads of the logs are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the clock is compared with the database's, in looks.
+const COMPARE: u32 = 30;
+/// After how long an unanswered look means that the connection is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long to wait before connecting again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes that PostgreSQL takes in a notification, with room to spare.
+const PAYLOAD: usize = 7_500;
+
+/// Tells other replicas of commits. Dropping the last one ends the connection.
+#[derive(Clone)]
+pub(super) struct Teller(UnboundedSender<Vec<TenantId>>);
+
+impl Teller {
+    /// Says that something of `tenants` was committed here.
+    pub(super) fn tell(&self, tenants: &[TenantId]) {
+        if !tenants.is_empty() {
+            // Nobody hears it when the store is closing.
+            let _ = self.0.send(tenants.to_vec());
+        }
+    }
+}
+
+/// Starts the connection on a thread of its own. `name` tells this process from others.
+pub(super) fn start(
+    to: &Postgres,
+    hub: &Hub,
+    clock: &Clock,
+    name: String,
+) -> Result<(Teller, JoinHandle<()>)> {
+    let (sender, mut commits) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::internal)?;
+    let mut ear = Ear {
+        to: to.clone(),
+        hub: hub.clone(),
+        clock: clock.clone(),
+        name,
+        seen: HashMap::new(),
+    };
+    let thread = std::thread::Builder::new()
+        .name("store-listen".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                while let Err(error) = ear.listen(&mut commits).await {
+                    tracing::warn!(%error, "no wake-ups from other replicas for the moment");
+                    sleep(PAUSE).await;
+                }
+            });
+        })
+        .map_err(Error::internal)?;
+    Ok((Teller(sender), thread))
+}
+
+struct Ear {
+    to: Postgres,
+    hub: Hub,
+    clock: Clock,
+    name: String,
+    /// The heads that were seen last.
+    seen: HashMap<TenantId, i64>,
+}
+
+impl Ear {
+    /// Tells and hears until the connection is lost (an error) or nobody can tell any more.
+    async fn listen(&mut self, commits: &mut UnboundedReceiver<Vec<TenantId>>) -> Result<()> {
+        let (client, mut connection) = self.to.connect().await?;
+        let (heard, mut notifications) = mpsc::unbounded_channel();
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && heard.send(notification.payload().to_owned()).is_err()
+                {
+                    break;
+                }
+            }
+        });
+        Postgres::begin_session(&client).await?;
+        answered(client.batch_execute("SET baton.tenant = '*'; LISTEN baton")).await?;
+        // What was committed while nobody listened.
+        self.hub.committed_elsewhere();
+        let (mut look, mut looks) = (interval(LOOK), 0);
+        loop {
+            tokio::select! {
+                payload = notifications.recv() => match payload {
+                    Some(payload) => self.hear(&payload),
+                    None => return Err(Error::internal("the connection ended")),
+                },
+                told = commits.recv() => {
+                    let Some(told) = told else { return Ok(()) };
+                    let mut tenants: BTreeSet<TenantId> = told.into_iter().collect();
+                    while let Ok(more) = commits.try_recv() {
+                        tenants.extend(more);
+                    }
+                    self.notify(&client, tenants).await?;
+                }
+                _ = look.tick() => {
+                    if looks % COMPARE == 0 {
+                        self.compare(&client).await?;
+                    }
+                    looks += 1;
+                    self.look(&client).await?;
+                }
+            }
+        }
+    }
+
+    fn hear(&self, payload: &str) {
+        let mut words = payload.split(' ');
+        if words.next() != Some(&self.name) {
+            let tenants: Vec<TenantId> = words.filter_map(|word| word.parse().ok()).collect();
+            self.hub.committed(&tenants);
+        }
+    }
+
+    async fn notify(&self, client: &Client, tenants: BTreeSet<TenantId>) -> Result<()> {
+        let mut payload = self.name.clone();
+        let mut send = Vec::new();
+        for tenant in &tenants {
+            if payload.len() + tenant.as_str().len() > PAYLOAD {
+                send.push(std::mem::replace(&mut payload, self.name.clone()));
+            }
+            payload.push(' ');
+            payload.push_str(tenant.as_str());
+        }
+        send.push(payload);
+        for payload in send {
+            answered(client.execute("SELECT pg_notify('baton', $1)", &[&payload])).await?;
+        }
+        Ok(())
+    }
+
+    /// Wakes those who wait for a log that has grown.
+    async fn look(&mut self, client: &Client) -> Result<()> {
+        let waited: Vec<String> = self.hub.tenants().iter().map(ToString::to_string).collect();
+        let sql = "SELECT tenant_id, sequence FROM tenants WHERE tenant_id = ANY($1::text[])";
+        let rows = answered(client.query(sql, &[&waited])).await?;
+        let mut seen = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let (tenant, head): (String, i64) = (row.get(0), row.get(1));
+            if let Ok(tenant) = tenant.parse::<TenantId>() {
+                if self.seen.get(&tenant) != Some(&head) {
+                    self.hub.committed(std::slice::from_ref(&tenant));
+                }
+                seen.insert(tenant, head);
+            }
+        }
+        self.seen = seen;
+        Ok(())
+    }
+
+    /// Leases are the database's time: all replicas agree on it.
+    async fn compare(&self, client: &Client) -> Result<()> {
+        self.clock.follow(time(client).await?);
+        Ok(())
+    }
+}
+
+/// The database's clock.
+async fn time(client: &Client) -> Result<Time> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let row = answered(client.query_one(sql, &[])).await?;
+    Ok(Time::from_micros(row.get(0)))
+}
+
+async fn answered<T>(
+    request: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    match timeout(SILENCE, request).await {
+        Ok(answer) => answer.map_err(Error::internal),
+        Err(silence) => Err(Error::internal(silence)),
+    }
+}

@@ -1,0 +1,452 @@
+//! PostgreSQL: as many writers as cores, each with its connection and the tenants that fall to it, and as many readers.
+//!
+//! A writer commits in groups, as SQLite's does: it locks the group's tenants, runs the operations one after another,
+//! numbers their events and commits once. So whatever is written for a tenant is written by one transaction at a time,
+//! on any number of replicas, and operations need no locks of their own. An operation that fails after it changed
+//! something rolls its group back; the others are run again without it.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::hub::Hub;
+use super::job::{Job, Queue, Taken};
+use super::listen::Teller;
+use super::log::{Head, Log};
+use crate::database::{Backend, Db, Fault, Param, Pipe, Postgres, Value, dialect, vals};
+use crate::error::{Error, Kind, Result};
+use crate::id::TenantId;
+
+/// Operations in one transaction at most: its tenants are locked while it runs.
+const GROUP: usize = 64;
+/// Reads on one snapshot at most.
+const READS: usize = 16;
+/// How often a group is tried when the connection is lost or the database asks for it.
+const TRIES: u32 = 6;
+/// What the first pause between tries takes; each further one takes twice as long.
+const PAUSE: Duration = Duration::from_millis(25);
+/// How often is asked what became of a commit whose answer was lost.
+const QUESTIONS: u32 = 40;
+
+type Jobs = Vec<Box<dyn Job>>;
+
+/// The queues of a PostgreSQL database.
+pub(super) struct Cluster {
+    writers: Vec<Arc<Queue>>,
+    readers: Arc<Queue>,
+}
+
+impl Cluster {
+    /// Starts writers and readers for the database at `to`, which has been migrated.
+    pub(super) fn open(
+        to: &Postgres,
+        hub: &Hub,
+        teller: &Teller,
+    ) -> Result<(Self, Vec<JoinHandle<()>>)> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let count = cores.clamp(2, 8);
+        let cluster = Self {
+            writers: (0..count).map(|_| Queue::new()).collect(),
+            readers: Queue::new(),
+        };
+        let mut threads = Vec::with_capacity(count * 2);
+        for queue in &cluster.writers {
+            let mut writer = Writer {
+                line: Line::new(to),
+                hub: hub.clone(),
+                teller: teller.clone(),
+            };
+            let queue = queue.clone();
+            threads.push(thread("store-writer", move || {
+                for jobs in groups(&queue, GROUP) {
+                    writer.commit(jobs);
+                }
+            })?);
+        }
+        for _ in 0..count {
+            let (mut line, queue) = (Line::new(to), cluster.readers.clone());
+            threads.push(thread("store-reader", move || {
+                for jobs in groups(&queue, READS) {
+                    read(&mut line, jobs);
+                }
+            })?);
+        }
+        Ok((cluster, threads))
+    }
+
+    /// Queues a job that writes. A tenant's jobs all go to the same writer.
+    pub(super) fn write(&self, job: Box<dyn Job>) {
+        let mut hasher = DefaultHasher::new();
+        job.tenant().hash(&mut hasher);
+        let index = hasher.finish() % self.writers.len() as u64;
+        if let Some(queue) = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.writers.get(index))
+        {
+            queue.push(job);
+        }
+    }
+
+    /// Queues a job that reads.
+    pub(super) fn read(&self, job: Box<dyn Job>) {
+        self.readers.push(job);
+    }
+
+    /// Takes no more jobs; those that wait are still run.
+    pub(super) fn close(&self) {
+        for queue in self.writers.iter().chain([&self.readers]) {
+            queue.close();
+        }
+    }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(Error::internal)
+}
+
+/// Whatever waits, up to `most` at a time, until the queue is closed and empty.
+fn groups(queue: &Queue, most: usize) -> impl Iterator<Item = Jobs> {
+    std::iter::from_fn(move || {
+        loop {
+            match queue.take(most, Duration::from_mins(1)) {
+                Taken::Jobs(jobs) => return Some(jobs),
+                Taken::Nothing => {}
+                Taken::Closed => return None,
+            }
+        }
+    })
+}
+
+/// A connection that is made when it is needed, and again when it was lost.
+struct Line {
+    to: Postgres,
+    pipe: Option<Pipe>,
+}
+
+impl Line {
+    fn new(to: &Postgres) -> Self {
+        Self {
+            to: to.clone(),
+            pipe: None,
+        }
+    }
+
+    fn pipe(&mut self) -> Result<&mut Pipe> {
+        if self.pipe.as_ref().is_some_and(Pipe::is_lost) {
+            self.pipe = None;
+        }
+        match &mut self.pipe {
+            Some(pipe) => Ok(pipe),
+            none => Ok(none.insert(Pipe::connect(&self.to)?)),
+        }
+    }
+
+    /// Ends the transaction without a trace.
+    fn roll_back(&mut self) {
+        if let Some(pipe) = &mut self.pipe {
+            pipe.reset("ROLLBACK");
+            if pipe.flush().is_err() {
+                self.pipe = None;
+            }
+        }
+    }
+}
+
+/// Why a group was not committed.
+enum Failure {
+    /// The operation with this number must be tried alone.
+    Culprit(usize, Error),
+    /// Nothing is in the database; another try may succeed.
+    Again(Error),
+    /// It can't be done; nothing is in the database.
+    Never(Error),
+    /// The answer to COMMIT was lost; the transaction's id.
+    InDoubt(String),
+}
+
+struct Writer {
+    line: Line,
+    hub: Hub,
+    teller: Teller,
+}
+
+impl Writer {
+    /// Runs a group and answers every job of it exactly once, whatever happens.
+    fn commit(&mut self, mut jobs: Jobs) {
+        // A caller that left before its turn costs nothing.
+        jobs.retain(|job| !job.is_abandoned());
+        jobs.sort_by(|one, other| one.tenant().cmp(&other.tenant()));
+        let (mut tries, mut alone) = (0, Vec::new());
+        while !jobs.is_empty() {
+            match self.attempt(&mut jobs) {
+                Ok(told) => self.acknowledge(std::mem::take(&mut jobs), &told),
+                Err(Failure::Culprit(number, _)) if jobs.len() > 1 && number < jobs.len() => {
+                    alone.push(jobs.remove(number));
+                }
+                // Whose fault it is can't be told.
+                Err(Failure::Culprit(_, error)) if jobs.len() > 1 => {
+                    tracing::debug!(%error, jobs = jobs.len(), "a group failed; running its operations one by one");
+                    alone.append(&mut jobs);
+                }
+                Err(Failure::Culprit(_, error) | Failure::Never(error)) => {
+                    refuse(&mut jobs, &error);
+                }
+                Err(Failure::Again(error)) => {
+                    tries += 1;
+                    if tries == TRIES {
+                        tracing::warn!(error = ?error, jobs = jobs.len(), "a group could not be written");
+                        refuse(&mut jobs, &error);
+                    } else {
+                        std::thread::sleep(PAUSE * 2_u32.pow(tries));
+                    }
+                }
+                Err(Failure::InDoubt(id)) => match self.outcome(&id) {
+                    // Nobody was told here; readers look for themselves.
+                    Some(true) => {
+                        let tenants: Vec<TenantId> = tenants(&jobs);
+                        self.acknowledge(std::mem::take(&mut jobs), &tenants);
+                    }
+                    Some(false) => {}
+                    None => refuse(&mut jobs, &in_doubt()),
+                },
+            }
+        }
+        for job in alone {
+            self.commit(vec![job]);
+        }
+    }
+
+    fn acknowledge(&mut self, jobs: Jobs, told: &[TenantId]) {
+        self.hub.committed(told);
+        self.teller.tell(told);
+        for job in jobs {
+            job.finish(Ok(()));
+        }
+    }
+
+    /// The tenants whose logs grew.
+    fn attempt(
+        &mut self,
+        jobs: &mut [Box<dyn Job>],
+    ) -> std::result::Result<Vec<TenantId>, Failure> {
+        let outcome = match self.line.pipe() {
+            Ok(pipe) => write(pipe, jobs),
+            Err(error) if error.kind() == Kind::Unavailable => Err(Failure::Again(error)),
+            Err(error) => Err(Failure::Never(error)),
+        };
+        if outcome.is_err() {
+            self.line.roll_back();
+        }
+        outcome
+    }
+
+    /// Whether the transaction was committed, if that can be found out.
+    fn outcome(&mut self, id: &str) -> Option<bool> {
+        for question in 0..QUESTIONS {
+            let asked = self.line.pipe().and_then(|pipe| {
+                pipe.reset("SELECT 1");
+                let (mut rows, _) = pipe.fly(dialect::OUTCOME, &vals![id])?;
+                rows.first_mut()
+                    .map_or(Ok(None), |row| row.get::<Option<String>>(0))
+            });
+            match asked.as_ref().map(|said| said.as_deref()) {
+                Ok(Some("committed")) => return Some(true),
+                Ok(Some("aborted")) => return Some(false),
+                // It may still run: its server process has not noticed yet that we are gone.
+                Ok(Some(_)) | Err(_) => std::thread::sleep(PAUSE * question.min(10)),
+                Ok(None) => break,
+            }
+        }
+        None
+    }
+}
+
+fn tenants(jobs: &[Box<dyn Job>]) -> Vec<TenantId> {
+    let mut tenants: Vec<TenantId> = jobs
+        .iter()
+        .filter_map(|job| job.tenant().cloned())
+        .collect();
+    tenants.dedup();
+    tenants
+}
+
+fn refuse(jobs: &mut Jobs, error: &Error) {
+    for job in jobs.drain(..) {
+        job.finish(Err(error.again()));
+    }
+}
+
+fn in_doubt() -> Error {
+    Error::unavailable(
+        "outcome_unknown",
+        "the connection to the database broke while committing, and what became of the call can't be told; look, or repeat it if it names its own id",
+        Duration::from_secs(1),
+    )
+}
+
+/// Turns an error on `pipe` into what to do about it.
+fn failure(pipe: &Pipe, error: Error) -> Failure {
+    match pipe.fault() {
+        Some((Fault::Lost | Fault::Again, _)) => Failure::Again(error),
+        Some((Fault::Refused, number)) => Failure::Culprit(number, error),
+        None => Failure::Culprit(usize::MAX, error),
+    }
+}
+
+/// Runs the operations and commits. On a failure that is not in doubt, nothing is in the database.
+fn write(
+    pipe: &mut Pipe,
+    jobs: &mut [Box<dyn Job>],
+) -> std::result::Result<Vec<TenantId>, Failure> {
+    let mut log = Log::default();
+    begin(pipe, jobs).map_err(|error| failure(pipe, error))?;
+    let mut entered = None;
+    for (number, job) in jobs.iter_mut().enumerate() {
+        if entered.as_ref() != job.tenant() || number == 0 {
+            entered = job.tenant().cloned();
+            enter(pipe, entered.as_ref()).map_err(|error| failure(pipe, error))?;
+        }
+        pipe.enter(number);
+        let mark = log.len();
+        let succeeded = job.run(Db::new(Backend::Postgres(pipe)), Some(&mut log));
+        if pipe.fault().is_some() {
+            return Err(failure(pipe, Error::internal("a statement failed")));
+        }
+        if !succeeded {
+            log.truncate(mark);
+            if !pipe.take_back() {
+                return Err(Failure::Culprit(number, Error::internal("after a change")));
+            }
+        }
+    }
+    pipe.enter(usize::MAX);
+    let told = log.tenants();
+    if !pipe.writes() && told.is_empty() {
+        pipe.defer_text("ROLLBACK");
+        return match pipe.flush() {
+            Ok(_) => Ok(told),
+            Err(error) => Err(failure(pipe, error)),
+        };
+    }
+    let id = write_log(pipe, &mut log).map_err(|error| failure(pipe, error))?;
+    pipe.defer_text("COMMIT");
+    match pipe.flush() {
+        Ok(_) => Ok(told),
+        Err(_) if matches!(pipe.fault(), Some((Fault::Lost, _))) => Err(Failure::InDoubt(id)),
+        Err(error) => Err(failure(pipe, error)),
+    }
+}
+
+fn begin(pipe: &mut Pipe, jobs: &[Box<dyn Job>]) -> Result<()> {
+    let tenants: Vec<Value> = tenants(jobs).iter().map(Value::from).collect();
+    pipe.reset("BEGIN");
+    enter(pipe, None)?;
+    pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
+    // Each statement sees what was committed before it began: behind the locks, these are the newest heads.
+    pipe.defer_kept(dialect::HEADS, vec![Param::Many(tenants)])
+}
+
+/// Shows the statements that follow the rows of `tenant`, or of all.
+fn enter(pipe: &mut Pipe, tenant: Option<&TenantId>) -> Result<()> {
+    let name = tenant.map_or("*", TenantId::as_str);
+    pipe.defer(dialect::ENTER, vec![Param::One(name.into())], None)
+}
+
+/// Writes the group's events and the heads of their tenants, and makes sure that everything before was taken. Returns
+/// the transaction's id.
+fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<String> {
+    let mut heads = BTreeMap::new();
+    for mut row in pipe.take_kept()? {
+        let head = Head {
+            sequence: row.get(1)?,
+            hash: row.get(2)?,
+            created_at: None,
+        };
+        heads.insert(row.get::<TenantId>(0)?, head);
+    }
+    let events = log.number(&mut heads);
+    if !events.is_empty() {
+        let mut moved: Vec<&TenantId> = events.iter().map(|(tenant, ..)| tenant).collect();
+        moved.sort();
+        moved.dedup();
+        let mut columns: [Vec<Value>; 4] = Default::default();
+        for tenant in moved {
+            let head = heads.remove(tenant).unwrap_or_default();
+            let created = head.created_at.unwrap_or_default();
+            let row = vals![tenant, created, head.sequence, head.hash];
+            columns
+                .iter_mut()
+                .zip(row)
+                .for_each(|(column, value)| column.push(value));
+        }
+        let heads = columns.into_iter().map(Param::Many).collect();
+        let mut columns: [Vec<Value>; 9] = Default::default();
+        for (tenant, number, entry, hash) in events {
+            let row = vals![
+                &tenant,
+                number,
+                entry.id,
+                &*entry.kind,
+                entry.subject,
+                entry.actor,
+                entry.time,
+                entry.data,
+                hash
+            ];
+            columns
+                .iter_mut()
+                .zip(row)
+                .for_each(|(column, value)| column.push(value));
+        }
+        enter(pipe, None)?;
+        pipe.defer(
+            dialect::EVENTS,
+            columns.into_iter().map(Param::Many).collect(),
+            None,
+        )?;
+        pipe.defer(dialect::MOVE_HEADS, heads, None)?;
+    }
+    let (mut rows, _) = pipe.fly(dialect::TRANSACTION, &[])?;
+    let id: Option<String> = rows.first_mut().map_or(Ok(None), |row| row.get(0))?;
+    id.ok_or_else(|| Error::internal("a transaction that writes has an id"))
+}
+
+/// Runs reads one after another on one snapshot, and answers each at once.
+fn read(line: &mut Line, jobs: Jobs) {
+    let mut is_begun = false;
+    for mut job in jobs {
+        let mut outcome = Ok(());
+        for attempt in 0..TRIES {
+            outcome = line.pipe().and_then(|pipe| {
+                if !is_begun {
+                    pipe.reset("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+                }
+                enter(pipe, job.tenant())
+            });
+            if let (Ok(()), Some(pipe)) = (&outcome, &mut line.pipe) {
+                is_begun = true;
+                job.run(Db::new(Backend::Postgres(pipe)), None);
+                match pipe.fault() {
+                    None => break,
+                    // The job has the error; the transaction is of no more use to the others.
+                    Some((Fault::Refused, _)) => {
+                        line.roll_back();
+                        is_begun = false;
+                        break;
+                    }
+                    Some(_) => {}
+                }
+            }
+            line.roll_back();
+            is_begun = false;
+            std::thread::sleep(PAUSE * 2_u32.pow(attempt));
+        }
+        job.finish(outcome);
+    }
+    line.roll_back();
+}
