@@ -107,8 +107,16 @@ impl App {
 pub fn place(config: &Config) -> Result<Place> {
     match &config.database {
         None => Ok(Place::Folder(config.data.clone())),
-        Some(url) => Postgres::parse(url.reveal())
-            .map(Place::Postgres)
-            .map_err(|error| Error::invalid("invalid_database", error.to_string())),
+        Some(url) => place_at(url.reveal()),
     }
+}
+
+/// The PostgreSQL database at `url`.
+///
+/// # Errors
+/// `invalid_database` for a URL that can't be used.
+pub fn place_at(url: &str) -> Result<Place> {
+    Postgres::parse(url)
+        .map(Place::Postgres)
+        .map_err(|error| Error::invalid("invalid_database", error.to_string()))
 }

@@ -85,6 +85,11 @@ pub const ALL: &[Code] = &[
         "The event log does not fit its hash chain: it was changed from outside.",
     ),
     code(
+        "move_failed",
+        Kind::Conflict,
+        "The copy is not what the source is; nothing at the source was changed. Empty the target and move again.",
+    ),
+    code(
         "notification_id_taken",
         Kind::Conflict,
         "There is another notification with this id; use another one.",
@@ -130,9 +135,24 @@ pub const ALL: &[Code] = &[
         "The database refuses this role; the message says what.",
     ),
     code(
+        "store_missing",
+        Kind::NotFound,
+        "The folder to move from holds no data.",
+    ),
+    code(
+        "store_moving",
+        Kind::Unavailable,
+        "A move to this database was not finished; run `baton move` again.",
+    ),
+    code(
         "store_newer",
         Kind::Unavailable,
         "The data was written by a newer version; update this one.",
+    ),
+    code(
+        "store_not_empty",
+        Kind::Conflict,
+        "The target of a move has data already; name an empty one.",
     ),
     code(
         "store_on_network",

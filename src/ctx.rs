@@ -1,15 +1,20 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use dashmap::DashMap;
 use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Time};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::id::TenantId;
+use crate::id::{LeaseToken, TenantId};
 use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
+
+/// How long a worker's work is one process's without word from it.
+const HOLD: Duration = Duration::from_secs(3);
 
 /// What the whole process shares. Workers start from here; callers get a [`Ctx`].
 #[derive(Clone)]
@@ -18,6 +23,9 @@ pub struct System {
     clock: Clock,
     random: Random,
     limits: Arc<Limits>,
+    /// What this process is called among those that share the store, and what it holds there.
+    name: Arc<str>,
+    holds: Arc<DashMap<&'static str, Time>>,
 }
 
 impl System {
@@ -25,10 +33,32 @@ impl System {
     pub fn new(store: Store, clock: Clock, random: Random, limits: Limits) -> Self {
         Self {
             store,
+            name: LeaseToken::mint(clock.steady(), &random).as_str().into(),
             clock,
+            holds: Arc::default(),
             random,
             limits: Arc::new(limits),
         }
+    }
+
+    /// Whether this process is the one that does the work of `worker` now. When it dies, another one is, seconds later.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub async fn does(&self, worker: &'static str) -> Result<bool> {
+        let now = self.clock.steady();
+        let until = self.holds.get(worker).map(|until| *until);
+        if until.is_some_and(|until| until.since(now) > HOLD / 2) {
+            return Ok(true);
+        }
+        let until = now + HOLD;
+        let does = self.store.hold(worker, &self.name, now, until).await?;
+        if does {
+            self.holds.insert(worker, until);
+        } else {
+            self.holds.remove(worker);
+        }
+        Ok(does)
     }
 
     /// The clock.

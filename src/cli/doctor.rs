@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use super::data::size;
 use super::hosts::{Host, Scope};
-use super::status::size;
 use super::{Common, block_on, open, print};
 use crate::app::App;
 use crate::config::{Config, Places};

@@ -1,13 +1,13 @@
 //! The command line: verbs, the flags that they share, logs and exit codes. What a verb does stands in its own file.
 
 mod call;
+mod data;
 mod doctor;
 mod hosts;
 mod install;
 mod serve;
 mod settings;
 mod splice;
-mod status;
 mod work;
 
 use std::fmt::Write as _;
@@ -41,7 +41,7 @@ Settings are flags, BATON_… variables or lines of a file given with --config; 
 
 const ABOUT: &str = "\
 Baton is an MCP server through which an orchestrator (Claude, or a program) hands work to executors and
-never loses track of it. What it is told stands in one database file on this machine before it answers.";
+never loses track of it. What it is told stands in a database file on this machine, or in PostgreSQL, before it answers.";
 
 /// The whole command line.
 #[derive(Parser)]
@@ -62,7 +62,11 @@ enum Verb {
     /// Call one operation and print its result
     Call(call::Args),
     /// Show what is in the data folder, or on a server
-    Status(status::Args),
+    Status(data::Args),
+    /// Bring the database to the newest version; `serve` does so too when its role may
+    Migrate(data::Migrate),
+    /// Copy everything from one database to an empty one, and compare the two
+    Move(data::Move),
     /// Put Baton into a client's configuration
     Install(install::Args),
     /// Find out what is wrong with this setup, and the cure
@@ -101,11 +105,12 @@ impl Common {
 }
 
 /// Settings that a verb has no use for; they stay possible, since the environment may hold them, and leave its help.
-const UNSEEN: [(&str, &[&str]); 5] = [
+const UNSEEN: [(&str, &[&str]); 6] = [
     ("stdio", EDGE),
     ("work", EDGE),
     ("call", EDGE),
     ("status", EDGE),
+    ("migrate", EDGE),
     ("doctor", &["allowed_hosts", "allowed_origins"]),
 ];
 const EDGE: &[&str] = &["listen", "allowed_hosts", "allowed_origins"];
@@ -141,7 +146,9 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Stdio(common) => block_on(serve::stdio(common.begin()?)),
         Verb::Work(args) => work::run(args),
         Verb::Call(args) => call::run(args),
-        Verb::Status(args) => status::run(args),
+        Verb::Status(args) => data::status(args),
+        Verb::Migrate(args) => data::migrate(args),
+        Verb::Move(args) => data::relocate(&args),
         Verb::Install(args) => install::run(&args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Settings => {

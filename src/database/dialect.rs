@@ -59,6 +59,9 @@ pub(crate) const MOVE_HEADS: &str = "INSERT INTO tenants (tenant_id, created_at,
 /// The transaction's id, if it wrote anything: with it, its outcome can be asked for on another connection.
 pub(crate) const TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";
 
+/// The database's clock, in microseconds since the epoch.
+pub(crate) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
 /// What became of a transaction: `committed`, `aborted`, `in progress`, or NULL when it is too long ago.
 pub(crate) const OUTCOME: &str = "SELECT pg_xact_status($1::text::xid8)";
 

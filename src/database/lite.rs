@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 
@@ -41,9 +42,21 @@ impl Lite {
         Self::prepared(connection)
     }
 
+    /// A database of this connection's own, gone with it.
+    #[expect(clippy::disallowed_methods, reason = "this is where SQLite is opened")]
+    pub(crate) fn in_memory() -> Result<Self> {
+        Connection::open_in_memory()
+            .map(Self)
+            .map_err(fault::of_sqlite)
+    }
+
     /// SQLite's own busy handler sleeps up to 100 ms between tries, too long for a neighbour that commits every 2 ms.
     fn prepared(mut connection: Connection) -> Result<Self> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Without it SQLite plans a statement anew whenever a value is bound that the plan might depend on.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(fault::of_sqlite)?;
         connection
             .busy_handler(Some(|tries: i32| {
                 std::thread::sleep(Duration::from_millis(1));

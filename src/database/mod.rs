@@ -67,6 +67,35 @@ impl<'a> Db<'a> {
         })
     }
 
+    /// All rows of several queries, which travel together.
+    pub(crate) fn query_all<const N: usize>(
+        &mut self,
+        queries: [(&'static str, &[Value]); N],
+    ) -> Result<[Vec<Row>; N]> {
+        self.attempt(|backend| {
+            let mut found = [const { Vec::new() }; N];
+            match backend {
+                Backend::Sqlite(lite) => {
+                    for (rows, (sql, values)) in found.iter_mut().zip(queries) {
+                        *rows = lite.query(sql, values)?;
+                    }
+                }
+                Backend::Postgres(pipe) => {
+                    for (sql, values) in queries {
+                        let values = values.iter().cloned().map(Param::One).collect();
+                        pipe.defer(sql, values, None)?;
+                    }
+                    let answers = pipe.flush_rows()?;
+                    let first = answers.len().saturating_sub(N);
+                    for (rows, answer) in found.iter_mut().zip(answers.into_iter().skip(first)) {
+                        *rows = answer;
+                    }
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// Changes exactly one row. It may travel with a later statement, so its failure may show there.
     pub(crate) fn put(&mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Result<()> {
         let values = values.into();

@@ -236,6 +236,13 @@ impl Pipe {
         Ok((rows?, changed))
     }
 
+    /// Sends everything that waits; returns the rows of each.
+    pub(crate) fn flush_rows(&mut self) -> Result<Vec<Vec<Row>>> {
+        let answers = self.flush()?;
+        let rows = |(rows, _): &(Vec<tokio_postgres::Row>, u64)| rows.iter().map(row).collect();
+        answers.iter().map(rows).collect()
+    }
+
     /// Sends everything that waits, in order, and awaits all answers.
     pub(crate) fn flush(&mut self) -> Result<Vec<(Vec<tokio_postgres::Row>, u64)>> {
         let sent = std::mem::take(&mut self.deferred);

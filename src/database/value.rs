@@ -108,6 +108,16 @@ impl<T: FromValue> FromValue for Option<T> {
 pub struct Row(pub(super) Vec<Value>);
 
 impl Row {
+    /// The value of column `index`.
+    pub(crate) fn value(&self, index: usize) -> Option<&Value> {
+        self.0.get(index)
+    }
+
+    /// All values.
+    pub(crate) fn into_values(self) -> Vec<Value> {
+        self.0
+    }
+
     /// Takes the value of column `index`.
     ///
     /// # Errors

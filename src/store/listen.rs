@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, Statement};
 
 use super::hub::Hub;
 use crate::clock::{Clock, Time};
-use crate::database::Postgres;
+use crate::database::{Postgres, dialect};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 
@@ -104,6 +104,7 @@ impl Ear {
         });
         Postgres::begin_session(&client).await?;
         answered(client.batch_execute("SET baton.tenant = '*'; LISTEN baton")).await?;
+        let line = Line::prepare(client).await?;
         // What was committed while nobody listened.
         self.hub.committed_elsewhere();
         let (mut look, mut looks) = (interval(LOOK), 0);
@@ -119,14 +120,14 @@ impl Ear {
                     while let Ok(more) = commits.try_recv() {
                         tenants.extend(more);
                     }
-                    self.notify(&client, tenants).await?;
+                    self.notify(&line, tenants).await?;
                 }
                 _ = look.tick() => {
                     if looks % COMPARE == 0 {
-                        self.compare(&client).await?;
+                        self.clock.follow(line.time().await?);
                     }
                     looks += 1;
-                    self.look(&client).await?;
+                    self.look(&line).await?;
                 }
             }
         }
@@ -140,7 +141,7 @@ impl Ear {
         }
     }
 
-    async fn notify(&self, client: &Client, tenants: BTreeSet<TenantId>) -> Result<()> {
+    async fn notify(&self, line: &Line, tenants: BTreeSet<TenantId>) -> Result<()> {
         let mut payload = self.name.clone();
         let mut send = Vec::new();
         for tenant in &tenants {
@@ -152,16 +153,15 @@ impl Ear {
         }
         send.push(payload);
         for payload in send {
-            answered(client.execute("SELECT pg_notify('baton', $1)", &[&payload])).await?;
+            answered(line.client.execute(&line.notify, &[&payload])).await?;
         }
         Ok(())
     }
 
     /// Wakes those who wait for a log that has grown.
-    async fn look(&mut self, client: &Client) -> Result<()> {
+    async fn look(&mut self, line: &Line) -> Result<()> {
         let waited: Vec<String> = self.hub.tenants().iter().map(ToString::to_string).collect();
-        let sql = "SELECT tenant_id, sequence FROM tenants WHERE tenant_id = ANY($1::text[])";
-        let rows = answered(client.query(sql, &[&waited])).await?;
+        let rows = answered(line.client.query(&line.heads, &[&waited])).await?;
         let mut seen = HashMap::with_capacity(rows.len());
         for row in rows {
             let (tenant, head): (String, i64) = (row.get(0), row.get(1));
@@ -175,19 +175,30 @@ impl Ear {
         self.seen = seen;
         Ok(())
     }
-
-    /// Leases are the database's time: all replicas agree on it.
-    async fn compare(&self, client: &Client) -> Result<()> {
-        self.clock.follow(time(client).await?);
-        Ok(())
-    }
 }
 
-/// The database's clock.
-async fn time(client: &Client) -> Result<Time> {
-    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-    let row = answered(client.query_one(sql, &[])).await?;
-    Ok(Time::from_micros(row.get(0)))
+/// The connection, and what is said on it over and over.
+struct Line {
+    client: Client,
+    notify: Statement,
+    heads: Statement,
+}
+
+impl Line {
+    async fn prepare(client: Client) -> Result<Self> {
+        let heads = "SELECT tenant_id, sequence FROM tenants WHERE tenant_id = ANY($1::text[])";
+        Ok(Self {
+            notify: answered(client.prepare("SELECT pg_notify('baton', $1)")).await?,
+            heads: answered(client.prepare(heads)).await?,
+            client,
+        })
+    }
+
+    /// The database's clock: leases go by it, so that all replicas agree on them.
+    async fn time(&self) -> Result<Time> {
+        let row = answered(self.client.query_one(dialect::TIME, &[])).await?;
+        Ok(Time::from_micros(row.get(0)))
+    }
 }
 
 async fn answered<T>(

@@ -5,31 +5,44 @@ use crate::database::{Lite, Pipe, dialect, vals};
 use crate::error::{Error, Kind, Result};
 
 /// Version and text; append only.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("../../migrations/0001_tasks.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../migrations/0001_tasks.sql")),
+    (4, include_str!("../../migrations/0004_workers.sql")),
+];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM migrations";
 const RECORD: &str = "INSERT INTO migrations (version) VALUES ($1)";
 
 /// Brings a SQLite database to the newest version. Several processes may do so at once: the first one does the work.
-pub(super) fn sqlite(lite: &Lite) -> Result<()> {
+/// Returns how many steps were taken.
+pub(super) fn sqlite(lite: &Lite) -> Result<usize> {
     lite.run("BEGIN IMMEDIATE")?;
-    let migrated = in_sqlite(lite).and_then(|()| lite.run("COMMIT"));
+    let migrated = in_sqlite(lite).and_then(|steps| lite.run("COMMIT").map(|()| steps));
     if migrated.is_err() && !lite.is_autocommit() {
         lite.run("ROLLBACK")?;
     }
     migrated
 }
 
-fn in_sqlite(lite: &Lite) -> Result<()> {
+fn in_sqlite(lite: &Lite) -> Result<usize> {
     lite.run(CREATE)?;
     let mut rows = lite.query(VERSION, &[])?;
     let version = rows.first_mut().map_or(Ok(0), |row| row.get(0))?;
-    for (number, sql) in behind(version)? {
+    let steps = behind(version)?;
+    for (number, sql) in steps {
         lite.run_all(sql)?;
         lite.execute(RECORD, &vals![*number])?;
     }
-    Ok(())
+    Ok(steps.len())
+}
+
+/// Lets `role` do everything that a server does.
+pub(super) fn grant(pipe: &mut Pipe, role: &str) -> Result<()> {
+    let role = role.replace('"', "\"\"");
+    pipe.run_all(&format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{role}\""
+    ))
 }
 
 /// Brings a PostgreSQL database to the newest version; one process at a time does so. A database that is up to date is

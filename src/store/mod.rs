@@ -14,6 +14,7 @@ mod log;
 mod migrate;
 mod postgres;
 mod sqlite;
+mod transfer;
 mod tx;
 
 use std::path::{Path, PathBuf};
@@ -26,11 +27,12 @@ use tokio::sync::oneshot;
 pub use crate::database::{FromValue, Postgres, PostgresError, Row, Value};
 pub use hub::{Hub, Wake};
 pub use log::{Entry, Sequence, chain};
+pub use transfer::{Tell, transfer};
 pub use tx::{SystemTx, Tx};
 
 use crate::clock::{Clock, Time};
 pub(crate) use crate::database::vals;
-use crate::database::{Db, Pipe};
+use crate::database::{self, Backend, Db, Lite, Pipe, dialect};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use job::{Job, JobOf};
@@ -91,7 +93,7 @@ impl Store {
                 (Engine::Sqlite(sqlite), vec![writer])
             }
             Place::Postgres(to) => {
-                let (_, name) = prepare(to, clock)?;
+                let name = prepare(to, clock)?;
                 let (teller, listener) = listen::start(to, &hub, clock, name)?;
                 let (cluster, mut threads) = Cluster::open(to, &hub, &teller)?;
                 threads.push(listener);
@@ -119,11 +121,7 @@ impl Store {
         let operation = move |tenant: Option<&TenantId>, db: Db<'_>, log: Option<&mut Log>| {
             operation(&mut Tx::new(db, of(tenant)?, log))
         };
-        let write = |job| match &self.0.engine {
-            Engine::Sqlite(sqlite) => sqlite.queue.push(job),
-            Engine::Postgres(cluster) => cluster.write(job),
-        };
-        answer(Some(tenant), operation, write).await
+        answer(Some(tenant), operation, |job| self.push(job)).await
     }
 
     /// Runs `operation` for `tenant` on a snapshot of what is committed.
@@ -165,6 +163,53 @@ impl Store {
                 answer(None, operation, |job| cluster.read(job)).await
             }
         }
+    }
+
+    /// Runs `operation` in a transaction over all tenants, for what belongs to the server itself.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn command<T, F>(&self, mut operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut SystemTx<'_>) -> Result<T> + Send + 'static,
+    {
+        let operation = move |_: Option<&TenantId>, db: Db<'_>, _: Option<&mut Log>| {
+            operation(&mut SystemTx::new(db))
+        };
+        answer(None, operation, |job| self.push(job)).await
+    }
+
+    fn push(&self, job: Box<dyn Job>) {
+        match &self.0.engine {
+            Engine::Sqlite(sqlite) => sqlite.queue.push(job),
+            Engine::Postgres(cluster) => cluster.write(job),
+        }
+    }
+
+    /// Makes `holder` the one process that does `worker`'s work until `until`, or says that another one is. It may be held
+    /// anew before it ends.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn hold(
+        &self,
+        worker: &'static str,
+        holder: &str,
+        now: Time,
+        until: Time,
+    ) -> Result<bool> {
+        let holder = holder.to_owned();
+        self.command(move |tx| {
+            let rows = tx.execute(
+                "INSERT INTO workers (worker, holder, until) VALUES ($1, $2, $3)
+                 ON CONFLICT (worker) DO UPDATE SET holder = excluded.holder, until = excluded.until
+                 WHERE workers.holder = excluded.holder OR workers.until <= $4",
+                &vals![worker, holder.as_str(), until, now],
+            )?;
+            Ok(rows == 1)
+        })
+        .await
     }
 
     /// Whether the database can be read.
@@ -223,6 +268,32 @@ impl Store {
     }
 }
 
+/// Brings the database at `place` to the newest version, and lets `role` serve it (PostgreSQL). Returns how many steps
+/// that took.
+///
+/// # Errors
+/// As [`Store::open`].
+pub fn migrate(place: &Place, role: Option<&str>) -> Result<usize> {
+    match place {
+        Place::Folder(folder) => {
+            database::prepare(folder)?;
+            migrate::sqlite(&Lite::writer(&folder.join("baton.db"))?)
+        }
+        Place::Postgres(to) => apart(|| {
+            let mut pipe = Pipe::connect(to)?;
+            let steps = migrate::postgres(&mut pipe)?;
+            role.map_or(Ok(()), |role| migrate::grant(&mut pipe, role))?;
+            Ok(steps)
+        }),
+    }
+}
+
+/// Runs `work` on a thread of its own: a pipe drives itself, which a thread of a runtime must not.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(Error::internal("a thread of the store panicked")))
+}
+
 /// Queues an operation and awaits what came of it.
 async fn answer<T, F>(
     tenant: Option<&TenantId>,
@@ -238,25 +309,21 @@ where
     answer.await.unwrap_or_else(|_| Err(closed()))
 }
 
-/// Migrates a PostgreSQL database and says how many steps that took, and a name for this process there.
-fn prepare(to: &Postgres, clock: &Clock) -> Result<(usize, String)> {
-    let prepare = || {
+/// Migrates a PostgreSQL database, sets the clock by it, and finds a name for this process there.
+fn prepare(to: &Postgres, clock: &Clock) -> Result<String> {
+    apart(|| {
         let mut pipe = Pipe::connect(to)?;
-        let steps = migrate::postgres(&mut pipe)?;
-        pipe.reset("SELECT 1");
-        let (mut rows, _) = pipe.fly(
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, gen_random_uuid()::text",
-            &[],
-        )?;
-        let row = rows
-            .first_mut()
-            .ok_or_else(|| Error::internal("a database that has no time"))?;
-        clock.follow(row.get::<Time>(0)?);
-        Ok((steps, row.get(1)?))
-    };
-    // A pipe drives itself, which a thread of a runtime must not.
-    std::thread::scope(|scope| scope.spawn(prepare).join())
-        .unwrap_or_else(|_| Err(Error::internal("preparing the database panicked")))
+        migrate::postgres(&mut pipe)?;
+        transfer::check(&mut Db::new(Backend::Postgres(&mut pipe)))?;
+        let (mut rows, _) = pipe.fly(dialect::TIME, &[])?;
+        clock.follow(
+            rows.first_mut()
+                .map_or(Ok(clock.steady()), |row| row.get(0))?,
+        );
+        let (mut rows, _) = pipe.fly("SELECT gen_random_uuid()::text", &[])?;
+        rows.first_mut()
+            .map_or_else(|| Ok(String::new()), |row| row.get(0))
+    })
 }
 
 fn of(tenant: Option<&TenantId>) -> Result<&TenantId> {

@@ -305,9 +305,12 @@ fn write(
 ) -> std::result::Result<Vec<TenantId>, Failure> {
     let mut log = Log::default();
     begin(pipe, jobs).map_err(|error| failure(pipe, error))?;
-    let mut entered = None;
+    let all = tenants(jobs);
+    // The rows of one tenant are all that a group of one tenant needs, to its last statement.
+    let is_of_one = all.len() == 1;
+    let mut entered = all.into_iter().next().filter(|_| is_of_one);
     for (number, job) in jobs.iter_mut().enumerate() {
-        if entered.as_ref() != job.tenant() || number == 0 {
+        if entered.as_ref() != job.tenant() {
             entered = job.tenant().cloned();
             enter(pipe, entered.as_ref()).map_err(|error| failure(pipe, error))?;
         }
@@ -333,6 +336,9 @@ fn write(
             Err(error) => Err(failure(pipe, error)),
         };
     }
+    if !is_of_one {
+        enter(pipe, None).map_err(|error| failure(pipe, error))?;
+    }
     let id = write_log(pipe, &mut log).map_err(|error| failure(pipe, error))?;
     pipe.defer_text("COMMIT");
     match pipe.flush() {
@@ -343,9 +349,10 @@ fn write(
 }
 
 fn begin(pipe: &mut Pipe, jobs: &[Box<dyn Job>]) -> Result<()> {
-    let tenants: Vec<Value> = tenants(jobs).iter().map(Value::from).collect();
+    let tenants = tenants(jobs);
     pipe.reset("BEGIN");
-    enter(pipe, None)?;
+    enter(pipe, tenants.first().filter(|_| tenants.len() == 1))?;
+    let tenants: Vec<Value> = tenants.iter().map(Value::from).collect();
     pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
     // Each statement sees what was committed before it began: behind the locks, these are the newest heads.
     pipe.defer_kept(dialect::HEADS, vec![Param::Many(tenants)])
@@ -403,7 +410,6 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<String> {
                 .zip(row)
                 .for_each(|(column, value)| column.push(value));
         }
-        enter(pipe, None)?;
         pipe.defer(
             dialect::EVENTS,
             columns.into_iter().map(Param::Many).collect(),

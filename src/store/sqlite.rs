@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::hub::Hub;
 use super::job::{Job, Queue, Taken};
 use super::log::{Head, Log};
-use super::migrate;
+use super::{migrate, transfer};
 use crate::database::{Backend, Db, Lite, prepare, vals};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
@@ -36,6 +36,7 @@ impl Sqlite {
         let path = data.join("baton.db");
         let lite = Lite::writer(&path)?;
         migrate::sqlite(&lite)?;
+        transfer::check(&mut Db::new(Backend::Sqlite(&lite)))?;
         let queue = Queue::new();
         let (jobs, wakes) = (queue.clone(), hub.clone());
         let writer = std::thread::Builder::new()

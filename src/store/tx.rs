@@ -48,6 +48,17 @@ impl<'a> Tx<'a> {
         self.db.query(sql, values)
     }
 
+    /// All rows of several queries that don't build on each other; they travel to the database together.
+    ///
+    /// # Errors
+    /// As [`Tx::execute`].
+    pub fn query_all<const N: usize>(
+        &mut self,
+        queries: [(&'static str, &[Value]); N],
+    ) -> Result<[Vec<Row>; N]> {
+        self.db.query_all(queries)
+    }
+
     /// The first row of a query.
     ///
     /// # Errors
@@ -92,7 +103,7 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// A reading transaction over all tenants.
+/// A transaction over all tenants.
 pub struct SystemTx<'a>(Db<'a>);
 
 impl<'a> SystemTx<'a> {
@@ -106,5 +117,13 @@ impl<'a> SystemTx<'a> {
     /// As [`Tx::execute`].
     pub fn query(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>> {
         self.0.query(sql, values)
+    }
+
+    /// Runs a statement and counts the rows that it changed.
+    ///
+    /// # Errors
+    /// As [`Tx::execute`].
+    pub fn execute(&mut self, sql: &'static str, values: &[Value]) -> Result<u64> {
+        self.0.execute(sql, values)
     }
 }

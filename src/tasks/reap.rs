@@ -11,13 +11,18 @@ use crate::store::Tx;
 /// Tasks looked at in one round.
 const BATCH: u32 = 200;
 
-/// Does one round over all tenants and says how many tasks it looked at. Any number of processes may do so at once.
+/// Does one round over all tenants and says how many tasks it looked at. Of those that share a store, one
+/// does so.
 ///
 /// # Errors
 /// A failure of the database.
 pub async fn tick(system: &System) -> Result<usize> {
     let now = system.clock().steady();
     let due = system.survey(move |tx| store::due(tx, now, BATCH)).await?;
+    // Looking costs little; acting is one process's at a time.
+    if due.is_empty() || !system.does("reaper").await? {
+        return Ok(0);
+    }
     let count = due.len();
     let rounds = due.into_iter().map(|(tenant, id)| async move {
         let ctx = system.on_behalf_of(tenant);

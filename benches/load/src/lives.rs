@@ -1,5 +1,6 @@
 //! Whole lives of tasks: every worker dispatches one, claims one, reports start and progress on it, and ends it. The
-//! workers share one queue, as executors do, so a worker may well claim another's task. One life counts as one.
+//! workers of a tenant share one queue, as executors do, so a worker may well claim another's task. One life counts as
+//! one.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ struct Tools {
 }
 
 pub struct Lives {
-    tools: Tools,
+    /// Of each tenant.
+    tools: Vec<Tools>,
     callers: Vec<Caller>,
     timeout: Duration,
 }
@@ -59,15 +61,28 @@ struct Ended {
 }
 
 impl Lives {
-    pub fn new(target: &Target, headers: &[String], connections: usize, timeout: Duration) -> Self {
-        let tool = |name| Tool::new(name, Some(target), headers);
-        Self {
-            tools: Tools {
+    /// Lives in `tenants` tenants in turn; in the default one when that is 1.
+    pub fn new(
+        target: &Target,
+        headers: &[String],
+        (connections, tenants): (usize, usize),
+        timeout: Duration,
+    ) -> Self {
+        let of_tenant = |number: usize| {
+            let mut target = target.clone();
+            if tenants > 1 {
+                target.path = format!("/t/load-{number}{}", target.path);
+            }
+            let tool = |name| Tool::new(name, Some(&target), headers);
+            Tools {
                 dispatch: tool("task_dispatch"),
                 claim: tool("task_claim"),
                 notify: tool("task_notify"),
                 end: tool("task_end"),
-            },
+            }
+        };
+        Self {
+            tools: (0..tenants.max(1)).map(of_tenant).collect(),
             callers: (0..connections)
                 .map(|_| Caller::new(target.clone()))
                 .collect(),
@@ -84,9 +99,9 @@ impl Lives {
                 .map(async |(worker, caller)| {
                     while let Some(number) = meter.take() {
                         let started = Instant::now();
-                        match tokio::time::timeout(timeout, tools.live(caller, number, worker))
-                            .await
-                        {
+                        let turn = usize::try_from(number).unwrap_or(0) % tools.len();
+                        let life = tools[turn].live(caller, number, worker);
+                        match tokio::time::timeout(timeout, life).await {
                             Ok(Ok(())) => meter.good(started),
                             Ok(Err(fail)) => meter.failed(fail),
                             Err(_) => meter

@@ -82,6 +82,9 @@ enum Kind {
     Lives {
         #[arg(long)]
         url: Target,
+        /// Tenants that take turns
+        #[arg(long, default_value_t = 1)]
+        tenants: usize,
     },
 }
 
@@ -118,8 +121,9 @@ impl Load {
                 args.concurrency,
                 timeout,
             )),
-            Kind::Lives { url } => {
-                Self::Lives(Lives::new(url, &args.header, args.concurrency, timeout))
+            Kind::Lives { url, tenants } => {
+                let load = (args.concurrency, *tenants);
+                Self::Lives(Lives::new(url, &args.header, load, timeout))
             }
             Kind::Stdio {
                 sockets,

@@ -1,4 +1,4 @@
-//! `baton status`: what there is, by tenant and state, as a table for people or as JSON.
+//! Verbs about the data: what there is, by tenant and state; bring it to the newest version; move it elsewhere.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::call::Target;
 use super::{Common, block_on, print, print_json};
-use crate::app::App;
+use crate::app::{self, App};
+use crate::store::{self, Place};
 use crate::tasks::counts::{self, Counts};
 use crate::work::Remote;
 
@@ -25,7 +26,56 @@ pub(super) struct Args {
     common: Common,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+#[derive(clap::Args)]
+pub(super) struct Migrate {
+    /// Let this PostgreSQL role serve the database; it needs no other right
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Move {
+    /// The data folder or database URL to copy; no server may run on it
+    #[arg(long, value_name = "PLACE")]
+    from: String,
+    /// An empty folder or database, or one where the same move was interrupted
+    #[arg(long, value_name = "PLACE")]
+    to: String,
+}
+
+pub(super) fn migrate(args: Migrate) -> anyhow::Result<ExitCode> {
+    let place = app::place(&args.common.begin()?)?;
+    let steps = store::migrate(&place, args.grant_to.as_deref())?;
+    print(&match steps {
+        0 => format!("{place} is up to date\n"),
+        steps => format!("{place}: {steps} steps to the newest version\n"),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn relocate(args: &Move) -> anyhow::Result<ExitCode> {
+    let place = |text: &str| {
+        if text.contains("://") {
+            app::place_at(text)
+        } else {
+            Ok(Place::Folder(text.into()))
+        }
+    };
+    let (from, to) = (place(&args.from)?, place(&args.to)?);
+    let mut told = String::new();
+    let rows = store::transfer(&from, &to, &mut |line| {
+        told.push_str(line);
+        told.push('\n');
+    })?;
+    print(&format!(
+        "{told}{rows} rows are now in {to}, compared with {from}\n"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn status(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.common.begin()?;
     block_on(async move {
         let tenant = config.tenant.clone();
