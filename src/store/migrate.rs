@@ -5,7 +5,10 @@ use crate::database::{Lite, Pipe, dialect, vals};
 use crate::error::{Error, Kind, Result};
 
 /// Version and text; append only.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("../../migrations/0001_tasks.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../migrations/0001_tasks.sql")),
+    (2, include_str!("../../migrations/0002_lists.sql")),
+];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM migrations";
