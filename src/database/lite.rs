@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 
@@ -41,7 +42,8 @@ impl Lite {
         Self::prepared(connection)
     }
 
-    /// SQLite's own busy handler sleeps up to 100 ms between tries, too long for a neighbour that commits every 2 ms.
+    /// Without the planner's guarantee SQLite plans a statement anew whenever a value is bound that its plan might depend
+    /// on, and SQLite's own busy handler sleeps up to 100 ms between tries, too long for a neighbour that commits every 2 ms.
     fn prepared(mut connection: Connection) -> Result<Self> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection
@@ -49,6 +51,7 @@ impl Lite {
                 std::thread::sleep(Duration::from_millis(1));
                 u128::from(tries.unsigned_abs()) < PATIENCE.as_millis()
             }))
+            .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true))
             .map_err(fault::of_sqlite)?;
         Ok(Self(connection))
     }
