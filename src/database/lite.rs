@@ -50,18 +50,16 @@ impl Lite {
             .map_err(fault::of_sqlite)
     }
 
-    /// SQLite's own busy handler sleeps up to 100 ms between tries, too long for a neighbour that commits every 2 ms.
+    /// Without the planner's guarantee SQLite plans a statement anew whenever a value is bound that its plan might depend
+    /// on, and its own busy handler sleeps up to 100 ms between tries, too long for a neighbour that commits every 2 ms.
     fn prepared(mut connection: Connection) -> Result<Self> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        // Without it SQLite plans a statement anew whenever a value is bound that the plan might depend on.
-        connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
-            .map_err(fault::of_sqlite)?;
         connection
             .busy_handler(Some(|tries: i32| {
                 std::thread::sleep(Duration::from_millis(1));
                 u128::from(tries.unsigned_abs()) < PATIENCE.as_millis()
             }))
+            .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true))
             .map_err(fault::of_sqlite)?;
         Ok(Self(connection))
     }

@@ -147,7 +147,7 @@ fn give_back(
     message: Message,
     input: &EndTask,
 ) -> Result<Task> {
-    let was = task.state;
+    let was = store::Columns::of(&task);
     let text = |name: &str| {
         input
             .execution_summary
@@ -163,7 +163,7 @@ fn give_back(
         asked_at: scope.now(),
     };
     task.give_back(scope, message, question)?;
-    store::save(tx, &task, was, scope.now())?;
+    store::save(tx, &task, &was, scope.now())?;
     tasks::tell(scope, tx, "dev.baton.task.escalated", &task, None)?;
     Ok(task)
 }

@@ -188,13 +188,13 @@ fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
     };
     for id in candidates {
         let mut task = store::lock(tx, &id)?;
-        let was = task.state;
+        let was = store::Columns::of(&task);
         task.claim(
             scope,
             &input.agent_id,
             Duration::from_secs(input.lease_seconds.into()),
         )?;
-        store::save(tx, &task, was, scope.now())?;
+        store::save(tx, &task, &was, scope.now())?;
         tell(scope, tx, "dev.baton.task.claimed", &task, None)?;
         let mut dependency_results = Map::new();
         for dependency in &task.spec.depends_on {

@@ -151,9 +151,10 @@ fn extend(
         agent_id: &input.agent_id,
         lease_token: &held.lease_token,
     };
+    let was = store::Columns::of(&task);
     let expires_at = scope.steady() + Duration::from_secs(input.lease_seconds.into());
     task.held_by(holder)?.expires_at = expires_at;
-    store::save(tx, &task, task.state, scope.now())?;
+    store::save(tx, &task, &was, scope.now())?;
     Ok(HeartbeatLease {
         held: true,
         code: None,
@@ -270,13 +271,13 @@ pub(crate) fn notify(scope: &Scope, tx: &mut Tx<'_>, input: &Notify) -> Result<N
             news,
         });
     }
-    let was = task.state;
+    let was = store::Columns::of(&task);
     task.held_by(Holder {
         agent_id: &input.agent_id,
         lease_token: &input.lease_token,
     })?;
     apply(scope, &mut task, input)?;
-    store::save(tx, &task, was, scope.now())?;
+    store::save(tx, &task, &was, scope.now())?;
     let notification_id = input
         .notification_id
         .clone()

@@ -4,6 +4,7 @@
 mod content;
 mod listen;
 mod params;
+mod plain;
 mod server;
 mod session;
 mod tools;
@@ -14,6 +15,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind};
 
+pub(crate) use plain::Plain;
 pub(crate) use server::{Edge, NAMED, Named};
 pub(crate) use session::Shared;
 

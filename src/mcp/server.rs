@@ -7,15 +7,16 @@ use std::sync::Arc;
 use futures::FutureExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest,
-    CustomResult, GetPromptRequestParams, GetPromptResponse, InitializeRequestParams,
-    InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
-    ReadResourceResponse, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool,
-    UnsubscribeRequestParams,
+    CustomResult, GetPromptRequestParams, GetPromptResponse, Implementation,
+    InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ReadResourceRequestParams, ReadResourceResponse, ServerConfig, SubscribeRequestParams,
+    SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 
+use super::plain::Plain;
 use super::session::{Begun, SUBSCRIPTIONS, Session, Shared};
 use super::{content, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
@@ -62,6 +63,16 @@ impl Edge {
         }
     }
 
+    /// The plain call that a message in this handler's session makes, if it is one.
+    pub(crate) fn plain(&self, text: &[u8]) -> Option<Plain> {
+        Plain::read_within(
+            &self.shared,
+            self.bound.as_ref(),
+            self.session.begun.get(),
+            text,
+        )
+    }
+
     /// The context of a request: its tenant is what path, header or process say, else what the `_meta` of its own or of
     /// its session's `initialize` says.
     pub(super) fn ctx(&self, cx: &RequestContext<RoleServer>) -> Result<Ctx> {
@@ -77,7 +88,11 @@ impl Edge {
             .or(session.map(|begun| &begun.tenant));
         let meta = meta_tenant(cx);
         let tenant = choose_tenant(bound, &[("_meta[\"dev.baton/tenant\"]", meta)])?;
-        Ok(self.shared.app.system.ctx(tenant, &actor(cx)))
+        Ok(self
+            .shared
+            .app
+            .system
+            .ctx(tenant, &actor(cx.client_info().as_ref())))
     }
 
     /// Runs a method. rmcp never answers a request whose handler panicked, so panics become answers here.
@@ -87,12 +102,19 @@ impl Edge {
         method: impl AsyncFnOnce(Ctx) -> std::result::Result<T, ErrorData>,
     ) -> std::result::Result<T, ErrorData> {
         let ctx = self.ctx(cx).map_err(|error| protocol_error(&error))?;
-        let outcome = AssertUnwindSafe(method(ctx)).catch_unwind().await;
-        outcome.unwrap_or_else(|_| {
-            tracing::error!("a method panicked");
-            Err(ErrorData::internal_error("internal error", None))
-        })
+        caught(method(ctx)).await
     }
+}
+
+/// What `method` answers, also when it panics.
+pub(super) async fn caught<T>(
+    method: impl Future<Output = std::result::Result<T, ErrorData>>,
+) -> std::result::Result<T, ErrorData> {
+    let outcome = AssertUnwindSafe(method).catch_unwind().await;
+    outcome.unwrap_or_else(|_| {
+        tracing::error!("a method panicked");
+        Err(ErrorData::internal_error("internal error", None))
+    })
 }
 
 /// The tenant that the request's `_meta` names; what is no text is no tenant's name either.
@@ -102,11 +124,8 @@ fn meta_tenant(cx: &RequestContext<RoleServer>) -> Option<&str> {
 }
 
 /// Who calls, as the log shows it: what the client calls itself.
-fn actor(cx: &RequestContext<RoleServer>) -> String {
-    let name = cx
-        .client_info()
-        .map(|client| client.name)
-        .unwrap_or_default();
+pub(super) fn actor(client: Option<&Implementation>) -> String {
+    let name = client.map_or("", |client| &client.name);
     let name: String = name
         .chars()
         .filter(|char| !char.is_control())
@@ -145,6 +164,9 @@ impl ServerHandler for Edge {
             let begun = Begun {
                 tenant: ctx.tenant().clone(),
                 is_bound: meta_tenant(&cx).is_some(),
+                is_legacy: result.protocol_version == request.protocol_version
+                    && result.protocol_version.has_initialize(),
+                client: request.client_info,
             };
             if self.session.begun.set(begun).is_ok() {
                 listen::pump(&self.shared, &ctx, &self.session, cx.peer.clone()).await;

@@ -68,6 +68,10 @@ pub(super) struct Begun {
     pub(super) tenant: TenantId,
     /// Whether `initialize` itself named the tenant: then the session is for no other.
     pub(super) is_bound: bool,
+    /// Who sent it.
+    pub(super) client: Implementation,
+    /// Whether the session is certainly of the era before 2026-07-28.
+    pub(super) is_legacy: bool,
 }
 
 impl Session {

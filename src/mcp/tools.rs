@@ -8,7 +8,7 @@ use rmcp::model::{
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, Peer, RoleServer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::log;
@@ -69,14 +69,19 @@ pub(super) async fn call(
         () = cx.ct.cancelled() => Err(cancelled()),
         error = app.last_call() => Err(error),
     };
-    Ok(match outcome {
+    Ok(result(outcome).into())
+}
+
+/// What a tool answered, as a result.
+pub(super) fn result(outcome: crate::error::Result<Value>) -> CallToolResult {
+    match outcome {
         Ok(output) => {
             let mut result = CallToolResult::success(vec![ContentBlock::text(output.to_string())]);
             result.structured_content = Some(output);
-            result.into()
+            result
         }
-        Err(error) => refusal(&error).into(),
-    })
+        Err(error) => refusal(&error),
+    }
 }
 
 /// Nobody reads this answer: a cancelled request gets none.

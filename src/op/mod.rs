@@ -72,6 +72,8 @@ pub struct Op {
     pub effect: Effect,
     /// Whether repeating a call changes nothing more.
     pub idempotent: bool,
+    /// Whether it is one transaction, and does not wait for anything else.
+    pub inline: bool,
     /// Where REST has it.
     pub routes: Vec<Route>,
     /// JSON Schema 2020-12 of the input, flat and inlined.
@@ -105,6 +107,7 @@ impl Op {
         Self {
             effect: Effect::ReadOnly,
             idempotent: true,
+            inline: true,
             ..op
         }
     }
@@ -119,10 +122,11 @@ impl Op {
         I: DeserializeOwned + JsonSchema + Send + Sync + 'static,
         O: Serialize + JsonSchema + Send + 'static,
     {
-        Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
+        let op = Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
             ctx.write(move |scope, tx| operation(scope, tx, &input))
                 .await
-        })
+        });
+        Self { inline: true, ..op }
     }
 
     /// An operation that waits for something between its transactions.
@@ -149,6 +153,7 @@ impl Op {
             permission,
             effect: Effect::Additive,
             idempotent: false,
+            inline: false,
             routes: Vec::new(),
             input_schema,
             output_schema: schema::of_output::<O>(),

@@ -118,6 +118,10 @@ pub(crate) fn dispatch(scope: &Scope, tx: &mut Tx<'_>, input: &Dispatch) -> Resu
 
 /// A timestamp that the client makes anew with each try does not make it another payload.
 fn fingerprint_of(input: &Dispatch) -> Result<String> {
+    let orchestrator = input.orchestrator_info.as_ref();
+    if orchestrator.is_none_or(|orchestrator| orchestrator.timestamp.is_none()) {
+        return fingerprint(input);
+    }
     let mut input = input.clone();
     if let Some(orchestrator) = &mut input.orchestrator_info {
         orchestrator.timestamp = None;

@@ -36,7 +36,7 @@ pub(super) fn update(scope: &Scope, tx: &mut Tx<'_>, input: &Update) -> Result<B
     if task.state.is_terminal() {
         return Err(TransitionError::Ended(task.state).into());
     }
-    let was = task.state;
+    let was = store::Columns::of(&task);
     let change = Change {
         priority: input.priority,
         timeout_seconds: input.timeout_seconds,
@@ -45,7 +45,7 @@ pub(super) fn update(scope: &Scope, tx: &mut Tx<'_>, input: &Update) -> Result<B
     apply(&mut task, &change);
     task.run.revision += 1;
     task.run.report_requested |= input.request_report;
-    store::save_all(tx, &task, was, scope.now())?;
+    store::save_all(tx, &task, &was, scope.now())?;
     let detail = json!({
         "priority": input.priority, "timeout_seconds": input.timeout_seconds,
         "task_data_changed": input.task_data.is_some(), "report_requested": input.request_report,
@@ -128,11 +128,11 @@ pub(super) struct Retry {
 
 pub(super) fn retry(scope: &Scope, tx: &mut Tx<'_>, input: &Retry) -> Result<Brief> {
     let mut task = store::lock(tx, &input.task_id)?;
-    let was = task.state;
+    let was = store::Columns::of(&task);
     let blocked = match settle::way(tx, &task)? {
         Way::Free => false,
         Way::Blocked => true,
-        Way::Failed(dependency) if was.after(Message::Retry { blocked: true }).is_ok() => {
+        Way::Failed(dependency) if task.state.after(Message::Retry { blocked: true }).is_ok() => {
             let message = format!(
                 "{dependency}, which it depends on, did not complete; retry that one first"
             );
@@ -160,7 +160,7 @@ pub(super) fn retry(scope: &Scope, tx: &mut Tx<'_>, input: &Retry) -> Result<Bri
         task_data: input.task_data.as_ref(),
     };
     apply(&mut task, &change);
-    store::save_all(tx, &task, was, scope.now())?;
+    store::save_all(tx, &task, &was, scope.now())?;
     tell(scope, tx, "dev.baton.task.retried", &task, None)?;
     Ok(Brief::of(&task))
 }
@@ -203,9 +203,9 @@ pub(super) struct AnswerTask {
 
 pub(super) fn answer(scope: &Scope, tx: &mut Tx<'_>, input: &AnswerTask) -> Result<Brief> {
     let mut task = store::lock(tx, &input.task_id)?;
-    let was = task.state;
+    let was = store::Columns::of(&task);
     task.answer(scope, input.answer.clone())?;
-    store::save(tx, &task, was, scope.now())?;
+    store::save(tx, &task, &was, scope.now())?;
     tell(
         scope,
         tx,

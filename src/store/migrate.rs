@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 /// Version and text; append only.
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/0001_tasks.sql")),
+    (2, include_str!("../../migrations/0002_lists.sql")),
     (4, include_str!("../../migrations/0004_workers.sql")),
 ];
 

@@ -142,27 +142,37 @@ pub struct ExecutionContext {
     pub resource_limits: Option<Map<String, Value>>,
 }
 
-/// What was asked for.
+/// What was asked for. What is absent is left out of the stored text, which is written with every change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     pub description: String,
     pub task_type: TaskType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orchestrator: Option<OrchestratorInfo>,
     pub timeout_seconds: u32,
     pub max_retries: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_limits: Option<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub task_data: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub depends_on: BTreeSet<TaskId>,
     pub on_dependency_failure: OnDependencyFailure,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub required_capabilities: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned_to: Option<AgentId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_task_id: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_schema: Option<Map<String, Value>>,
 }
 
-/// How it goes.
+/// How it goes. Stored as [`Spec`] is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Run {
     /// Attempts begun.
@@ -170,34 +180,51 @@ pub struct Run {
     /// Retries used of those allowed.
     pub retries: u32,
     /// Who works on it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
     /// The last who worked on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
     /// When the attempt, or the rest in `escalated`, runs out of time (steady clock).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<Time>,
     /// What was left of the attempt's time when its timeout was stopped, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_left: Option<i64>,
     /// When the next attempt may begin (steady clock).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_step: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<Question>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<Answer>,
     /// What `task_completed` or `task_failed` recorded for the end to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorded: Option<Recorded>,
     /// Grows with every change that an orchestrator makes.
     pub revision: u32,
     pub report_requested: bool,
     /// The end that was accepted last: a repetition of it is answered alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<String>,
     /// Why it ended as it did, for example `dependency_failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// `success`, `partial`, `failure`, … once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_claimed_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
     /// What went wrong in earlier attempts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
 }
 
@@ -285,15 +312,13 @@ pub(crate) fn any_json(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// A short text that says what `value` is the same as.
 pub(crate) fn fingerprint(value: &impl Serialize) -> crate::error::Result<String> {
     use sha2::{Digest, Sha256};
-    use std::fmt::Write;
     let text = serde_json::to_vec(value).map_err(crate::error::Error::internal)?;
+    let digit = |four: u8| char::from_digit(four.into(), 16).unwrap_or('0');
     Ok(Sha256::digest(&text)
         .iter()
         .take(16)
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        }))
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect())
 }
 
 /// The three fields that every call of an executor names.

@@ -46,7 +46,7 @@ pub async fn tick(system: &System) -> Result<usize> {
 fn look_after(scope: &Scope, tx: &mut Tx<'_>, id: &TaskId) -> Result<()> {
     let mut task = store::lock(tx, id)?;
     let passed = |time: Option<crate::clock::Time>| time.is_some_and(|time| time <= scope.steady());
-    let was = task.state;
+    let was = store::Columns::of(&task);
     if passed(task.run.timeout_at) {
         let ending = Ending {
             message: Message::TimedOut,
@@ -60,7 +60,7 @@ fn look_after(scope: &Scope, tx: &mut Tx<'_>, id: &TaskId) -> Result<()> {
     }
     if passed(task.run.due_at) {
         task.run.due_at = None;
-        store::save(tx, &task, was, scope.now())?;
+        store::save(tx, &task, &was, scope.now())?;
         return settle::tell(scope, tx, "dev.baton.task.due", &task, None);
     }
     Ok(())
@@ -69,9 +69,9 @@ fn look_after(scope: &Scope, tx: &mut Tx<'_>, id: &TaskId) -> Result<()> {
 fn lose_lease(scope: &Scope, tx: &mut Tx<'_>, mut task: Task) -> Result<()> {
     let problem = "the executor's lease ran out";
     if task.state == State::Escalated {
-        let was = task.state;
+        let was = store::Columns::of(&task);
         task.lose_asker(scope)?;
-        store::save(tx, &task, was, scope.now())?;
+        store::save(tx, &task, &was, scope.now())?;
         return settle::tell(scope, tx, "dev.baton.task.lease_lost", &task, None);
     }
     if task.has_retries_left() {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::report::{Account, Report};
+use super::store::Columns;
 use super::{Ending, Message, OnDependencyFailure, Reason, State, Task, store};
 use crate::ctx::Scope;
 use crate::error::Result;
@@ -82,10 +83,10 @@ fn finish(
     ending: &Ending,
     account: Account,
 ) -> Result<()> {
-    let was = task.state;
+    let was = Columns::of(task);
     task.end(scope, ending)?;
     task.report = Some(Report::of(task, ending.outcome, scope.now(), account));
-    store::save_all(tx, task, was, scope.now())?;
+    store::save_end(tx, task, &was, scope.now())?;
     let kind = match task.state {
         State::Completed => "dev.baton.task.completed",
         State::Failed => "dev.baton.task.failed",
@@ -102,9 +103,9 @@ pub(crate) fn requeue(
     message: Message,
     problem: Value,
 ) -> Result<Task> {
-    let was = task.state;
+    let was = Columns::of(&task);
     task.retry_later(scope, message, problem.clone())?;
-    store::save(tx, &task, was, scope.now())?;
+    store::save(tx, &task, &was, scope.now())?;
     tell(scope, tx, "dev.baton.task.requeued", &task, Some(&problem))?;
     Ok(task)
 }
@@ -193,9 +194,9 @@ pub(crate) fn settle(scope: &Scope, tx: &mut Tx<'_>, task: &mut Task) -> Result<
     match way(tx, task)? {
         Way::Blocked => Ok(false),
         Way::Free => {
-            let was = task.state;
-            task.state = was.after(Message::Unblock)?;
-            store::save(tx, task, was, scope.now())?;
+            let was = Columns::of(task);
+            task.state = task.state.after(Message::Unblock)?;
+            store::save(tx, task, &was, scope.now())?;
             tell(scope, tx, "dev.baton.task.unblocked", task, None)?;
             Ok(false)
         }

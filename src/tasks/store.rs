@@ -111,41 +111,107 @@ pub(crate) fn unknown(id: &TaskId) -> Error {
     Error::not_found("unknown_task", format!("there is no task {id}"))
 }
 
-/// Writes how it goes. `was` is the state that the decision was made on.
-pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: State, now: Time) -> Result<()> {
+/// What queries look for, beside the texts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Columns {
+    state: State,
+    claimable: bool,
+    agent_id: Option<AgentId>,
+    leased: bool,
+    wake_at: Option<Time>,
+}
+
+impl Columns {
+    pub(crate) fn of(task: &Task) -> Self {
+        Self {
+            state: task.state,
+            claimable: task.is_claimable(),
+            agent_id: task.run.agent_id.clone(),
+            leased: task.run.lease.is_some(),
+            wake_at: task.wake_at(),
+        }
+    }
+}
+
+/// Writes how it goes. `was` is what the decision was made on; columns that stay as they are cost their indexes nothing.
+pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
+    let is = Columns::of(task);
+    let mut values = vals![
+        tx.tenant(),
+        &task.id,
+        was.state.name(),
+        now,
+        json(&task.run)?,
+        is.state.name(),
+        is.claimable,
+        is.agent_id.as_ref(),
+        is.leased,
+        is.wake_at,
+    ]
+    .to_vec();
+    let moved = Columns {
+        state: is.state,
+        ..was.clone()
+    };
+    let (sql, count) = if is == *was {
+        (
+            "UPDATE tasks SET updated_at = $4, run = $5 WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+            5,
+        )
+    } else if is == moved {
+        (
+            "UPDATE tasks SET updated_at = $4, run = $5, state = $6
+             WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+            6,
+        )
+    } else {
+        (
+            "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
+                 wake_at = $10
+             WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+            10,
+        )
+    };
+    values.truncate(count);
+    one(tx.execute(sql, &values)?, &task.id)
+}
+
+/// Writes how it ended and what came of it.
+pub(crate) fn save_end(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
+    let is = Columns::of(task);
     let rows = tx.execute(
-        "UPDATE tasks SET updated_at = $3, state = $4, claimable = $5, agent_id = $6, leased = $7, wake_at = $8,
-             run = $9
-         WHERE tenant_id = $1 AND task_id = $2 AND state = $10",
+        "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
+             wake_at = $10, result = $11, report = $12
+         WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
         &vals![
             tx.tenant(),
             &task.id,
+            was.state.name(),
             now,
-            task.state.name(),
-            task.is_claimable(),
-            task.run.agent_id.as_ref(),
-            task.run.lease.is_some(),
-            task.wake_at(),
             json(&task.run)?,
-            was.name(),
+            is.state.name(),
+            is.claimable,
+            is.agent_id.as_ref(),
+            is.leased,
+            is.wake_at,
+            json_opt(task.result.as_ref())?,
+            json_opt(task.report.as_ref())?,
         ],
     )?;
     one(rows, &task.id)
 }
 
 /// Writes how it goes, what was asked for and what came of it.
-pub(crate) fn save_all(tx: &mut Tx<'_>, task: &Task, was: State, now: Time) -> Result<()> {
-    save(tx, task, was, now)?;
+pub(crate) fn save_all(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
+    save_end(tx, task, was, now)?;
     let rows = tx.execute(
-        "UPDATE tasks SET priority = $3, spec = $4, result = $5, report = $6, assigned_to = $7, capabilities = $8
+        "UPDATE tasks SET priority = $3, spec = $4, assigned_to = $5, capabilities = $6
          WHERE tenant_id = $1 AND task_id = $2",
         &vals![
             tx.tenant(),
             &task.id,
             task.priority.rank(),
             json(&task.spec)?,
-            json_opt(task.result.as_ref())?,
-            json_opt(task.report.as_ref())?,
             task.spec.assigned_to.as_ref().map_or("", AgentId::as_str),
             lane(task),
         ],
@@ -293,6 +359,22 @@ pub(crate) struct Filter<'a> {
     pub parent: Option<&'a TaskId>,
 }
 
+/// A list that one index leads to; the rest of the filter sifts what it finds.
+macro_rules! list {
+    ($lead:literal) => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM tasks WHERE tenant_id = $1 AND (created_at, task_id) < ($2, $3)",
+            $lead,
+            " AND (state = $4 OR $4 IS NULL) AND (task_type = $5 OR $5 IS NULL)
+                 AND (priority = $6 OR $6 IS NULL) AND (agent_id = $7 OR $7 IS NULL)
+                 AND (project_id = $8 OR $8 IS NULL) AND (parent_task_id = $9 OR $9 IS NULL)
+             ORDER BY created_at DESC, task_id DESC LIMIT $10"
+        )
+    };
+}
+
 /// At most `limit` tasks, newest first, behind `position`.
 pub(crate) fn list(
     tx: &mut Tx<'_>,
@@ -303,16 +385,29 @@ pub(crate) fn list(
     let (key, id) = position.map_or((i64::MAX, ""), |position| {
         (position.key, position.id.as_str())
     });
+    // The condition that few tasks meet, as far as that can be told, finds the index.
+    let sql = match filter {
+        Filter {
+            parent: Some(_), ..
+        } => list!(" AND parent_task_id = $9"),
+        Filter {
+            project_id: Some(_),
+            ..
+        } => list!(" AND project_id = $8"),
+        Filter {
+            agent_id: Some(_), ..
+        } => list!(" AND agent_id = $7"),
+        Filter { state: Some(_), .. } => list!(" AND state = $4"),
+        Filter {
+            task_type: Some(_), ..
+        } => list!(" AND task_type = $5"),
+        Filter {
+            priority: Some(_), ..
+        } => list!(" AND priority = $6"),
+        _ => list!(""),
+    };
     tx.query(
-        concat!(
-            "SELECT ",
-            columns!(),
-            " FROM tasks WHERE tenant_id = $1 AND (created_at < $2 OR (created_at = $2 AND task_id < $3))
-                 AND (state = $4 OR $4 IS NULL) AND (task_type = $5 OR $5 IS NULL)
-                 AND (priority = $6 OR $6 IS NULL) AND (agent_id = $7 OR $7 IS NULL)
-                 AND (project_id = $8 OR $8 IS NULL) AND (parent_task_id = $9 OR $9 IS NULL)
-             ORDER BY created_at DESC, task_id DESC LIMIT $10"
-        ),
+        sql,
         &vals![
             tx.tenant(),
             key,

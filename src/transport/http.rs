@@ -18,6 +18,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::plain::Short;
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
 use super::{body, refuse};
@@ -35,7 +36,7 @@ const SESSION_IDLE: Duration = Duration::from_hours(1);
 const FAREWELL: Duration = Duration::from_millis(500);
 const SESSION: &str = "mcp-session-id";
 /// The first revision without sessions.
-const MODERN: &str = "2026-07-28";
+pub(super) const MODERN: &str = "2026-07-28";
 
 /// What the routes share.
 #[derive(Clone)]
@@ -48,6 +49,15 @@ struct Door {
 
 /// All routes of MCP, to be mounted behind the guard of `http`.
 pub fn router(app: &App) -> Router {
+    routes(app, true)
+}
+
+/// As [`router`], but rmcp answers every call, for tests that compare.
+pub fn router_of_rmcp(app: &App) -> Router {
+    routes(app, false)
+}
+
+fn routes(app: &App, short: bool) -> Router {
     let shared = super::shared(app);
     let kill = CancellationToken::new();
     let (app, killer) = (app.clone(), kill.clone());
@@ -79,21 +89,31 @@ pub fn router(app: &App) -> Router {
         door.manager.clone(),
         config,
     );
-    let sse = SseServer::new(shared, kill);
+    let sse = SseServer::new(shared.clone(), kill);
     let streamable = Router::new()
         .route_service("/mcp", service.clone())
         .route_service("/t/{tenant}/mcp", service)
         .layer(from_fn(body::check))
-        .layer(from_fn_with_state(door.clone(), check_session));
+        .layer(from_fn_with_state(door.clone(), check_session))
+        .layer(from_fn_with_state(door.clone(), name_tenant));
     let sse = Router::new()
         .route("/sse", get(super::sse::open))
         .route("/t/{tenant}/sse", get(super::sse::open))
         .route("/messages", post(super::sse::message))
         .route("/t/{tenant}/messages", post(super::sse::message))
-        .with_state(sse);
-    streamable
+        .with_state(sse)
+        .layer(from_fn_with_state(door, name_tenant));
+    if !short {
+        return streamable.merge(sse);
+    }
+    let short = Short {
+        shared,
+        long: streamable,
+    };
+    Router::new()
+        .route_service("/mcp", short.clone())
+        .route_service("/t/{tenant}/mcp", short)
         .merge(sse)
-        .layer(from_fn_with_state(door, name_tenant))
 }
 
 fn manager() -> LocalSessionManager {
@@ -128,7 +148,7 @@ async fn name_tenant(
     NAMED.scope(named, next.run(request)).await
 }
 
-fn named(
+pub(super) fn named(
     bound: Option<&TenantId>,
     path: Option<&str>,
     headers: &HeaderMap,

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -27,6 +28,8 @@ const KEPT_BYTES: usize = 64 << 10;
 #[derive(Default)]
 pub(super) struct Line {
     state: Mutex<State>,
+    /// The handshake is over.
+    begun: AtomicBool,
     /// The writer sleeps here until there is something to write.
     work: Condvar,
     /// The reader sleeps here until there is room.
@@ -45,6 +48,8 @@ struct State {
     queue: Vec<u8>,
     lines: usize,
     writing: bool,
+    /// The writer sleeps, and nobody has woken it yet.
+    idle: bool,
     stage: Stage,
     /// Requests that were handed on and have no answer yet.
     open: HashMap<RequestId, Open>,
@@ -69,6 +74,7 @@ enum Stage {
     Broken,
 }
 
+#[derive(Default)]
 pub(super) struct Open {
     pub(super) batch: Option<u64>,
     pub(super) lasting: bool,
@@ -159,8 +165,8 @@ impl Line {
     }
 
     /// Wakes whom the change concerns: call after every [`State::put`] or [`State::remove`].
-    fn changed(&self, state: &State) {
-        if !state.queue.is_empty() && !state.writing {
+    fn changed(&self, state: &mut State) {
+        if !state.queue.is_empty() && std::mem::take(&mut state.idle) {
             self.work.notify_one();
         }
         if state.open.len() + 1 >= MAX_OPEN {
@@ -183,14 +189,34 @@ impl Line {
             .and_then(|id| state.remove(id))
             .and_then(|open| open.batch);
         state.put(message, batch);
-        self.changed(&state);
+        self.changed(&mut state);
+    }
+
+    /// The handshake is over.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// From the short way: the answer to a request, whole. A request that was cancelled gets none.
+    pub(super) fn answer(&self, id: &RequestId, text: &[u8]) {
+        let mut state = self.lock();
+        if state.remove(id).is_some() && state.stage < Stage::Closed {
+            state.queue.extend_from_slice(text);
+            state.queue.push(b'\n');
+            state.lines += 1;
+        }
+        self.changed(&mut state);
     }
 
     /// From the reader: an error for something that never became a message.
     pub(super) fn refuse(&self, refusal: &Refusal, batch: Option<u64>) {
         let mut state = self.room();
         state.put(&refusal.to_json(), batch);
-        self.changed(&state);
+        self.changed(&mut state);
     }
 
     /// Waits for room, then notes that `id` will be answered.
@@ -256,7 +282,7 @@ impl Line {
         if let Some(batch) = state.remove(id).and_then(|open| open.batch) {
             state.settle(batch);
         }
-        self.changed(&state);
+        self.changed(&mut state);
     }
 
     /// Returns when the session has nothing left to do: after its end, once no answer is due any more or
@@ -302,6 +328,7 @@ impl Line {
                 if state.stage >= Stage::Closed {
                     break;
                 }
+                state.idle = true;
                 state = self
                     .work
                     .wait(state)

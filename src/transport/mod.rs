@@ -6,32 +6,46 @@ mod body;
 mod early;
 mod http;
 mod line;
+mod plain;
 mod sse;
 pub mod stdio;
 mod wire;
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::mcp::{Edge, Shared};
 
-pub use http::router;
+pub use http::{router, router_of_rmcp};
 use wire::Refusal;
 
 /// Serves one client on standard input and output, until it closes them or the app stops.
 pub async fn serve_stdio(app: App) -> anyhow::Result<()> {
-    let edge = Edge::new(&shared(&app), app.config.tenant.clone());
-    stdio::serve(
-        edge,
-        std::io::stdin(),
-        std::io::stdout(),
-        app.stopping().clone(),
-    )
-    .await
+    serve_pipes(&app, std::io::stdin(), std::io::stdout(), true).await
+}
+
+/// Serves one client on `input` and `output`. Unless the way is to be `short`, rmcp answers every call, for tests that
+/// compare.
+pub async fn serve_pipes(
+    app: &App,
+    input: impl Read + Send + 'static,
+    output: impl Write + Send + 'static,
+    short: bool,
+) -> anyhow::Result<()> {
+    let edge = Edge::new(&shared(app), app.config.tenant.clone());
+    let handler = edge.clone();
+    let recognise = move |text: &[u8]| {
+        let call = handler.plain(text).filter(|_| short)?;
+        Some((call.id().clone(), call.answer().boxed()))
+    };
+    let stop = app.stopping().clone();
+    stdio::serve_with(edge, Box::new(recognise), (input, output), stop).await
 }
 
 /// What the handlers of one process share.

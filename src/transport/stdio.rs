@@ -5,18 +5,21 @@ use std::convert::Infallible;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{Sink, Stream};
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ClientRequest, GetMeta, JsonRpcMessage,
-    ProtocolVersion, ServerJsonRpcMessage,
+    ProtocolVersion, RequestId, ServerJsonRpcMessage,
 };
 use rmcp::service::{RoleServer, ServerInitializeError};
 use rmcp::{Service, ServiceExt};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::line::{Line, Open};
 use super::wire::{self, Frame, Item, MAX_BYTES, Refusal};
@@ -30,6 +33,11 @@ const LAST_ANSWERS: Duration = Duration::from_millis(700);
 const FAREWELL: Duration = Duration::from_millis(80);
 const LAST_WRITE: Duration = Duration::from_millis(120);
 
+/// What can be answered without rmcp: the request's id, and a future of the whole answer.
+pub(super) type Call = (RequestId, BoxFuture<'static, Vec<u8>>);
+/// Recognises, in a session that has begun, what can be answered without rmcp.
+pub(super) type Short = Box<dyn Fn(&[u8]) -> Option<Call> + Send>;
+
 /// Serves until the input ends, the output breaks or `stop` is cancelled, and then returns within a second.
 ///
 /// The reading thread may still hang in its read afterwards; it ends with the process.
@@ -41,6 +49,16 @@ pub async fn serve<S: Service<RoleServer>>(
     service: S,
     input: impl Read + Send + 'static,
     output: impl Write + Send + 'static,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    serve_with(service, Box::new(|_| None), (input, output), stop).await
+}
+
+/// As [`serve`]; what `short` recognises goes the short way.
+pub(super) async fn serve_with<S: Service<RoleServer>>(
+    service: S,
+    short: Short,
+    (input, output): (impl Read + Send + 'static, impl Write + Send + 'static),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let line = Arc::new(Line::default());
@@ -56,16 +74,23 @@ pub async fn serve<S: Service<RoleServer>>(
     std::thread::Builder::new()
         .name("stdout".to_owned())
         .spawn(move || writer.write_all(output))?;
+    let cancel = CancellationToken::new();
     let reader = Reader {
         line: line.clone(),
         sender,
         messages: Vec::new(),
+        short,
+        calls: TaskTracker::new(),
+        cancel: cancel.clone(),
     };
+    let runtime = Handle::current();
     std::thread::Builder::new()
         .name("stdin".to_owned())
-        .spawn(move || reader.run(input))?;
+        .spawn(move || {
+            let _runtime = runtime.enter();
+            reader.run(input);
+        })?;
 
-    let cancel = CancellationToken::new();
     let session = run(service, (Outbound(line.clone()), inbound), cancel.clone());
     tokio::pin!(session);
     let ended = tokio::select! {
@@ -109,6 +134,10 @@ struct Reader {
     sender: mpsc::Sender<Vec<ClientJsonRpcMessage>>,
     /// Read, but not handed over yet: one wake-up of the runtime for all that came in one read.
     messages: Vec<ClientJsonRpcMessage>,
+    short: Short,
+    /// Calls on the short way that wait for the store.
+    calls: TaskTracker,
+    cancel: CancellationToken,
 }
 
 impl Reader {
@@ -158,6 +187,11 @@ impl Reader {
     }
 
     fn take(&mut self, text: &[u8]) {
+        if self.line.has_begun()
+            && let Some(call) = (self.short)(text)
+        {
+            return self.answer(call);
+        }
         match wire::read(text) {
             None => {}
             Some(Frame::One(item)) => self.pass(item, None),
@@ -175,21 +209,43 @@ impl Reader {
         }
     }
 
+    /// Answers a call on the short way: at once if it does not wait, which a read of SQLite never does.
+    fn answer(&mut self, (id, mut answer): Call) {
+        if let Err(refusal) = self.admit(&id, Open::default()) {
+            return self.line.refuse(&refusal, None);
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(text) = answer.as_mut().poll(&mut context) {
+            return self.line.answer(&id, &text);
+        }
+        let (line, cancel) = (self.line.clone(), self.cancel.clone());
+        self.calls.spawn(async move {
+            if let Some(text) = cancel.run_until_cancelled(answer).await {
+                line.answer(&id, &text);
+            }
+        });
+    }
+
+    /// Waits for room for a request, and notes that it will be answered.
+    fn admit(&mut self, id: &RequestId, open: Open) -> Result<(), Refusal> {
+        // Waiting for room while messages wait here would be waiting for oneself.
+        if self.messages.len() >= HANDOVER || self.line.crowded() {
+            self.hand_over();
+        }
+        self.line.admit(id, open)
+    }
+
     fn pass(&mut self, item: Item, batch: Option<u64>) {
         let message = match item {
             Ok(message) => *message,
             Err(refusal) => return self.line.refuse(&refusal, batch),
         };
         if let JsonRpcMessage::Request(request) = &message {
-            // Waiting for room while messages wait here would be waiting for oneself.
-            if self.messages.len() >= HANDOVER || self.line.crowded() {
-                self.hand_over();
-            }
             let lasting = matches!(
                 request.request,
                 ClientRequest::SubscriptionsListenRequest(_)
             );
-            if let Err(refusal) = self.line.admit(&request.id, Open { batch, lasting }) {
+            if let Err(refusal) = self.admit(&request.id, Open { batch, lasting }) {
                 return self.line.refuse(&refusal, batch);
             }
         }
@@ -249,6 +305,10 @@ impl Stream for Inbound {
     type Item = ClientJsonRpcMessage;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.opened {
+            // rmcp asks for more only after the handshake.
+            self.line.begin();
+        }
         loop {
             while let Some(message) = self.current.next() {
                 if let JsonRpcMessage::Notification(notification) = &message

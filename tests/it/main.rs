@@ -21,6 +21,7 @@ mod lifecycle;
 mod mcp_edge;
 mod mcp_http;
 mod mcp_sessions;
+mod mcp_short;
 mod mcp_sse;
 mod mcp_stdio;
 mod mcp_streams;

@@ -21,6 +21,8 @@ use super::home::Home;
 pub(crate) struct Builder {
     settings: Settings,
     extra: Router,
+    foreseeable: bool,
+    long_way: bool,
 }
 
 impl Builder {
@@ -36,18 +38,40 @@ impl Builder {
         self
     }
 
+    /// Time that stands still and randomness that repeats itself, so that two servers answer alike.
+    pub(crate) fn foreseeable(mut self) -> Self {
+        self.foreseeable = true;
+        self
+    }
+
+    /// Lets rmcp answer every call of a tool.
+    pub(crate) fn long_way(mut self) -> Self {
+        self.long_way = true;
+        self
+    }
+
     /// Starts it.
     pub(crate) async fn start(self) -> HttpServer {
         let home = Home::new();
         let mut settings = self.settings;
         home.settle(&mut settings);
         let config = settings.complete(Settings::default()).unwrap();
-        let app = App::open(config, Clock::system(), Random::system()).unwrap();
+        let (clock, random) = if self.foreseeable {
+            (Clock::manual(super::START), Random::seeded(7))
+        } else {
+            (Clock::system(), Random::system())
+        };
+        let app = App::open(config, clock, random).unwrap();
         app.start_workers();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        let mcp = baton::transport::router(&app).merge(self.extra);
+        let mcp = if self.long_way {
+            baton::transport::router_of_rmcp(&app)
+        } else {
+            baton::transport::router(&app)
+        };
+        let mcp = mcp.merge(self.extra);
         serving.spawn(baton::http::serve(app.clone(), listener, mcp));
         HttpServer {
             app,

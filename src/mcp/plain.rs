@@ -1,0 +1,168 @@
+//! Plain tool calls: complete in themselves, soon done and answered by one message. They are read and answered here
+//! without rmcp's service loop, which costs several times what the operation does. Whatever is unusual about a message,
+//! every mistake included, makes it no plain call: rmcp then decides, and answers a plain call with the same bytes.
+
+use std::sync::Arc;
+
+use rmcp::model::{
+    ClientCapabilities, Implementation, ProtocolVersion, RequestId, ServerJsonRpcMessage,
+    ServerResult,
+};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::server::{actor, caught};
+use super::session::{Begun, Shared};
+use super::tools;
+use crate::ctx::{Ctx, choose_tenant};
+use crate::id::TenantId;
+
+/// A whole message. One with further members is for rmcp.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message<'a> {
+    jsonrpc: &'a str,
+    id: RequestId,
+    method: &'a str,
+    #[serde(borrow)]
+    params: Params<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params<'a> {
+    name: &'a str,
+    #[serde(default)]
+    arguments: Map<String, Value>,
+    #[serde(borrow, default, rename = "_meta")]
+    meta: Meta<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
+    version: Option<&'a str>,
+    #[serde(default, rename = "io.modelcontextprotocol/clientInfo")]
+    client: Option<Implementation>,
+    #[serde(default, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Option<ClientCapabilities>,
+    #[serde(
+        borrow,
+        default,
+        rename = "dev.baton/tenant",
+        deserialize_with = "present"
+    )]
+    tenant: Option<&'a str>,
+    #[serde(default, rename = "progressToken")]
+    progress: Option<IgnoredAny>,
+}
+
+/// A null names a tenant too, though not one that there is.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// A plain call, not yet made.
+pub(crate) struct Plain {
+    shared: Arc<Shared>,
+    id: RequestId,
+    tool: &'static str,
+    input: Map<String, Value>,
+    ctx: Ctx,
+    is_legacy: bool,
+}
+
+impl Plain {
+    /// Reads a message from a caller who is bound to `bound`, if it says so. `None` when it is anything but a plain call
+    /// of a tool that does not wait.
+    pub(crate) fn read(
+        shared: &Arc<Shared>,
+        bound: Option<&TenantId>,
+        text: &[u8],
+    ) -> Option<Self> {
+        Self::read_within(shared, bound, None, text)
+    }
+
+    /// As [`Plain::read`], in the session that `begun` tells of, if there is one.
+    pub(super) fn read_within(
+        shared: &Arc<Shared>,
+        bound: Option<&TenantId>,
+        begun: Option<&Begun>,
+        text: &[u8],
+    ) -> Option<Self> {
+        let Message {
+            jsonrpc,
+            id,
+            method,
+            params,
+        } = serde_json::from_slice(text).ok()?;
+        let meta = params.meta;
+        let begun = match meta.version {
+            None => Some(begun.filter(|begun| begun.is_legacy)?),
+            Some(version) => {
+                let is_modern = version == ProtocolVersion::V_2026_07_28.as_str();
+                (is_modern && meta.capabilities.is_some()).then_some(())?;
+                None
+            }
+        };
+        let is_plain = jsonrpc == "2.0" && method == "tools/call" && meta.progress.is_none();
+        let op = shared.app.catalog.op(params.name)?;
+        if !is_plain || !op.inline {
+            return None;
+        }
+        let bound = bound.or(begun
+            .filter(|begun| begun.is_bound)
+            .map(|begun| &begun.tenant));
+        let tenant = choose_tenant(bound, &[("_meta", meta.tenant)]).ok()?;
+        let client = meta.client.as_ref().or(begun.map(|begun| &begun.client));
+        let actor = actor(client);
+        Some(Self {
+            ctx: shared.app.system.ctx(tenant, &actor),
+            shared: shared.clone(),
+            id,
+            tool: op.name,
+            input: params.arguments,
+            is_legacy: begun.is_some(),
+        })
+    }
+
+    /// The request's id.
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The tool that is called.
+    pub(crate) fn tool(&self) -> &'static str {
+        self.tool
+    }
+
+    /// Makes the call and returns the whole message to send back. Dropping the future cancels the call.
+    pub(crate) async fn answer(self) -> Vec<u8> {
+        let app = &self.shared.app;
+        let call = app.catalog.call(self.ctx, self.tool, self.input);
+        let outcome = caught(async {
+            tokio::select! {
+                biased;
+                outcome = call => Ok(outcome),
+                error = app.last_call() => Ok(Err(error)),
+            }
+        });
+        let message = match outcome.await {
+            Ok(outcome) => {
+                let mut result = tools::result(outcome);
+                if self.is_legacy {
+                    result.result_type = None;
+                }
+                ServerJsonRpcMessage::response(ServerResult::CallToolResult(result), self.id)
+            }
+            Err(error) => ServerJsonRpcMessage::error(error, Some(self.id)),
+        };
+        // The output is there twice, once as text within text.
+        let mut bytes = Vec::with_capacity(1024);
+        serde_json::to_writer(&mut bytes, &message).expect("rmcp's messages are JSON");
+        bytes
+    }
+}
