@@ -1,8 +1,9 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::clock::{Clock, Time};
 use crate::config::Limits;
@@ -18,6 +19,7 @@ pub struct System {
     clock: Clock,
     random: Random,
     limits: Arc<Limits>,
+    waiting: Arc<Semaphore>,
 }
 
 impl System {
@@ -27,6 +29,7 @@ impl System {
             store,
             clock,
             random,
+            waiting: Arc::new(Semaphore::new(limits.max_waiting_calls)),
             limits: Arc::new(limits),
         }
     }
@@ -78,6 +81,9 @@ impl System {
         self.store.survey(operation).await
     }
 }
+
+/// A place among the calls that wait; dropping it lets another one wait.
+pub struct WaitingPlace(#[expect(dead_code, reason = "held, not used")] OwnedSemaphorePermit);
 
 /// How far a waiting call has come; edges show it to callers that asked for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +139,22 @@ impl Ctx {
             // Full means that the caller reads slowly, closed that it stopped listening: neither may hold the call up.
             let _ = sender.try_send(progress);
         }
+    }
+
+    /// A place among the calls that wait, until it is dropped. Take it before anything is written for the call.
+    ///
+    /// # Errors
+    /// `too_many_waiting` when all places are taken.
+    pub fn place_to_wait(&self) -> Result<WaitingPlace> {
+        let place = self.system.waiting.clone().try_acquire_owned();
+        place.map(WaitingPlace).map_err(|_| {
+            let most = self.system.limits.max_waiting_calls;
+            Error::unavailable(
+                "too_many_waiting",
+                format!("{most} calls wait already; come back later, or ask without waiting (wait_seconds 0)"),
+                Duration::from_secs(5),
+            )
+        })
     }
 
     /// Wake-ups whenever something of the tenant is committed. Take it before reading.
