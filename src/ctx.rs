@@ -49,6 +49,12 @@ impl System {
         &self.store
     }
 
+    /// How many calls wait for something to happen.
+    pub fn waiting_calls(&self) -> usize {
+        let free = self.waiting.available_permits();
+        self.limits.max_waiting_calls.saturating_sub(free)
+    }
+
     /// A context for work that the server itself does for `tenant`.
     pub fn on_behalf_of(&self, tenant: TenantId) -> Ctx {
         Ctx {

@@ -500,6 +500,7 @@ async fn jumps_of_the_wall_clock_back_and_forth_move_no_lease_no_wait_and_no_num
     server.clock.advance(Duration::from_secs(61));
     server.clock.jump(START);
     server.settle().await;
+    server.advance(Duration::from_secs(3)).await;
     assert_eq!(server.claim("bob", &[]).await.unwrap().task["attempt"], 2);
     let late = held.notification("started", json!({}));
     assert_eq!(code(&server, "task_notify", late).await, "lease_lost");

@@ -5,6 +5,7 @@ import random
 import time
 import urllib.parse
 
+import cluster
 import folder
 import history as histories
 from load import OPTIONS, Load
@@ -83,8 +84,8 @@ class Store:
         return histories.chained(binary, self.data, *options)
 
 
-def spread(binary, data, kills, what, store):
-    """Kills replicas under load and has the history judged."""
+def spread(binary, data, kills, what, store, database=None):
+    """Kills replicas (and the database, if it is ours to kill) under load and has the history judged."""
     data.mkdir(exist_ok=True)
     # A database outlives this run: names of its own keep it apart from others.
     name = f"{random.randrange(1 << 32):08x}"
@@ -97,6 +98,9 @@ def spread(binary, data, kills, what, store):
         for _ in range(kills):
             time.sleep(random.uniform(0.05, 0.5))
             replicas.restart(random.uniform(0, 0.3))
+            if database and random.random() < 0.25:
+                database.kill()
+                database.start()
         time.sleep(1)
         hanging = load.finish()
         if store.wire:
@@ -118,7 +122,23 @@ def spread(binary, data, kills, what, store):
 
 
 def run(binary, data, kills, database=None):
-    yield from spread(binary, data / "plain", kills, "", Store(data / "plain", database))
-    if database:
+    """On a folder, then on a database: the one that is named, else a cluster of the test's own, which is killed as well."""
+    if not database:
+        yield from spread(binary, data / "folder", kills, "", Store(data / "folder"))
+    own = None
+    if not database and cluster.is_installed():
+        own = cluster.Cluster(data)
+        database = own.url
+    if not database:
+        print("skipped: PostgreSQL is not installed", flush=True)
+        return
+    try:
+        yield from spread(binary, data / "plain", kills, " and PostgreSQL", Store(data / "plain", database))
         faulty = Store(data / "faulty", database).faulty(cut=CUT, slow=SLOW)
-        yield from spread(binary, data / "faulty", kills, " over a bad wire", faulty)
+        yield from spread(binary, data / "faulty", kills, " and PostgreSQL over a bad wire", faulty)
+        if own:
+            killed = Store(data / "killed", database)
+            yield from spread(binary, data / "killed", kills, " and PostgreSQL killed too", killed, own)
+    finally:
+        if own:
+            own.close()
