@@ -205,6 +205,21 @@ pub const ALL: &[Code] = &[
         "Two places of the call name different tenants; name one, once.",
     ),
     code(
+        "too_many_listeners",
+        Kind::Unavailable,
+        "This server has as many open listeners as it may; come back after `retry_after_seconds`.",
+    ),
+    code(
+        "too_many_sessions",
+        Kind::Unavailable,
+        "This server has as many sessions of older clients as it may; come back after `retry_after_seconds`.",
+    ),
+    code(
+        "too_many_waiting",
+        Kind::Unavailable,
+        "As many calls wait as may; come back after `retry_after_seconds`, or ask without waiting.",
+    ),
+    code(
         "unknown_operation",
         Kind::NotFound,
         "There is no operation of this name.",

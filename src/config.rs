@@ -71,6 +71,22 @@ pub struct Settings {
     /// Milliseconds before the first retry of a failed task; doubles with each further one [default: 1000]
     #[arg(long, env = "BATON_RETRY_BACKOFF_MS", value_name = "MS")]
     pub retry_backoff_ms: Option<u64>,
+
+    /// Calls of this process that may wait for something to happen (long polls) at a time [default: 10000]
+    #[arg(long, env = "BATON_MAX_WAITING_CALLS", value_name = "N")]
+    pub max_waiting_calls: Option<u32>,
+
+    /// Sessions of older MCP clients at a time, on /mcp and on /sse each [default: 4096]
+    #[arg(long, env = "BATON_MAX_SESSIONS", value_name = "N")]
+    pub max_sessions: Option<u32>,
+
+    /// Streams of `subscriptions/listen` at a time [default: 10000]
+    #[arg(long, env = "BATON_MAX_LISTENERS", value_name = "N")]
+    pub max_listeners: Option<u32>,
+
+    /// Connections over HTTP at a time; each needs a file descriptor [default: 16384]
+    #[arg(long, env = "BATON_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<u32>,
 }
 
 /// Where a database is. It may hold a password, so nothing shows it.
@@ -128,6 +144,12 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// Bounds for operations.
     pub limits: Limits,
+    /// Sessions of older MCP clients at a time, of either transport.
+    pub max_sessions: usize,
+    /// Streams of `subscriptions/listen` at a time.
+    pub max_listeners: usize,
+    /// Connections over HTTP at a time.
+    pub max_connections: usize,
 }
 
 /// Bounds that operations keep.
@@ -137,6 +159,8 @@ pub struct Limits {
     pub max_concurrent_tasks: u32,
     /// Time before the first retry of a failed task; doubles with each further one.
     pub retry_backoff: Duration,
+    /// Calls that may wait for something to happen at a time.
+    pub max_waiting_calls: usize,
 }
 
 impl Default for Limits {
@@ -144,6 +168,7 @@ impl Default for Limits {
         Self {
             max_concurrent_tasks: 5,
             retry_backoff: Duration::from_secs(1),
+            max_waiting_calls: 10_000,
         }
     }
 }
@@ -188,6 +213,12 @@ impl Settings {
         if !(1..=1_000).contains(&max_concurrent_tasks) {
             bail!("max_concurrent_tasks is {max_concurrent_tasks}; 1 to 1000 would be right");
         }
+        let bound =
+            |name: &str, own: Option<u32>, file: Option<u32>, default: usize| match own.or(file) {
+                None => Ok(default),
+                Some(most @ 1..=1_000_000) => Ok(usize::try_from(most)?),
+                Some(most) => bail!("{name} is {most}; 1 to 1000000 would be right"),
+            };
         Ok(Config {
             listen,
             data,
@@ -207,7 +238,26 @@ impl Settings {
                         .or(file.retry_backoff_ms)
                         .unwrap_or(1_000),
                 ),
+                max_waiting_calls: bound(
+                    "max_waiting_calls",
+                    self.max_waiting_calls,
+                    file.max_waiting_calls,
+                    10_000,
+                )?,
             },
+            max_sessions: bound("max_sessions", self.max_sessions, file.max_sessions, 4_096)?,
+            max_listeners: bound(
+                "max_listeners",
+                self.max_listeners,
+                file.max_listeners,
+                10_000,
+            )?,
+            max_connections: bound(
+                "max_connections",
+                self.max_connections,
+                file.max_connections,
+                16_384,
+            )?,
         })
     }
 }

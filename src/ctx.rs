@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::clock::{Clock, Time};
 use crate::config::Limits;
@@ -26,6 +26,7 @@ pub struct System {
     /// What this process is called among those that share the store, and what it holds there.
     name: Arc<str>,
     holds: Arc<DashMap<&'static str, Time>>,
+    waiting: Arc<Semaphore>,
 }
 
 impl System {
@@ -37,6 +38,7 @@ impl System {
             clock,
             holds: Arc::default(),
             random,
+            waiting: Arc::new(Semaphore::new(limits.max_waiting_calls)),
             limits: Arc::new(limits),
         }
     }
@@ -76,6 +78,12 @@ impl System {
         &self.store
     }
 
+    /// How many calls wait for something to happen.
+    pub fn waiting_calls(&self) -> usize {
+        let free = self.waiting.available_permits();
+        self.limits.max_waiting_calls.saturating_sub(free)
+    }
+
     /// A context for work that the server itself does for `tenant`.
     pub fn on_behalf_of(&self, tenant: TenantId) -> Ctx {
         Ctx {
@@ -108,6 +116,9 @@ impl System {
         self.store.survey(operation).await
     }
 }
+
+/// A place among the calls that wait; dropping it lets another one wait.
+pub struct WaitingPlace(#[expect(dead_code, reason = "held, not used")] OwnedSemaphorePermit);
 
 /// How far a waiting call has come; edges show it to callers that asked for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,6 +174,22 @@ impl Ctx {
             // Full means that the caller reads slowly, closed that it stopped listening: neither may hold the call up.
             let _ = sender.try_send(progress);
         }
+    }
+
+    /// A place among the calls that wait, until it is dropped. Take it before anything is written for the call.
+    ///
+    /// # Errors
+    /// `too_many_waiting` when all places are taken.
+    pub fn place_to_wait(&self) -> Result<WaitingPlace> {
+        let place = self.system.waiting.clone().try_acquire_owned();
+        place.map(WaitingPlace).map_err(|_| {
+            let most = self.system.limits.max_waiting_calls;
+            Error::unavailable(
+                "too_many_waiting",
+                format!("{most} calls wait already; come back later, or ask without waiting (wait_seconds 0)"),
+                Duration::from_secs(5),
+            )
+        })
     }
 
     /// Wake-ups whenever something of the tenant is committed. Take it before reading.

@@ -18,6 +18,7 @@ const GRACE: (Duration, Duration) = (Duration::from_secs(7), Duration::from_secs
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut stop = StopSignals::listen()?;
     let listener = bind(&config).await?;
+    raise_file_limit();
     let app = open(config)?;
     app.start_workers();
     let address = listener.local_addr()?;
@@ -56,6 +57,23 @@ pub(super) async fn stdio(config: Config) -> anyhow::Result<ExitCode> {
     served?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Every connection is a file, and shells allow 1,024 unless asked for more.
+#[cfg(unix)]
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() {}
 
 async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
     let address = config.listen;

@@ -122,6 +122,7 @@ pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
     }
     let deadline = ctx.clock().steady() + Duration::from_secs(input.wait_seconds.into());
     let mut wake = ctx.wake();
+    let mut place = None;
     loop {
         let request = input.clone();
         let claimed = ctx
@@ -129,6 +130,9 @@ pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
             .await?;
         if !claimed.tasks.is_empty() || ctx.clock().steady() >= deadline {
             return Ok(claimed);
+        }
+        if place.is_none() {
+            place = Some(ctx.place_to_wait()?);
         }
         // Many may wait for few tasks: only who sees one asks the writer for it.
         loop {

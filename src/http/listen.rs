@@ -8,34 +8,57 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::patient::Patient;
 
 /// How long calls in flight may go on once the server stops. Container runtimes kill ten seconds after they asked, and
 /// the store closes after this.
 pub(super) const GRACE: Duration = Duration::from_secs(7);
-/// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS: usize = 16_384;
 /// How long a connection may take to send a request's head, or rest between requests.
 const HEAD: Duration = Duration::from_secs(75);
+/// How long a client may leave what was sent to it unread.
+const UNREAD: Duration = Duration::from_mins(1);
+/// Connections beyond the bound that are told so at a time; still more are closed without a word.
+const TURNED_AWAY: usize = 64;
+/// What they are told, and how long they have to read it.
+const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 32\r\n\r\ntoo many connections, come back\n";
+const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Serves `router` until `stopping`, then lets calls in flight finish within `grace` and cuts what is left.
+/// Serves `router` on at most `most` connections until `stopping`, then lets calls in flight finish within `grace` and cuts
+/// what is left.
 pub(super) async fn listen(
     listener: TcpListener,
     router: Router,
+    most: usize,
     stopping: CancellationToken,
     grace: Duration,
 ) -> io::Result<()> {
     listener.local_addr()?;
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(most));
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     loop {
-        let (stream, slot) = tokio::select! {
+        let stream = tokio::select! {
             biased;
             () = stopping.cancelled() => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener) => accepted,
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            if let Ok(turn) = turned_away.clone().try_acquire_owned() {
+                let cut = cut.clone();
+                connections.spawn(async move {
+                    let farewell = tokio::time::timeout(FAREWELL, turn_away(stream));
+                    cut.run_until_cancelled(farewell).await;
+                    drop(turn);
+                });
+            }
+            continue;
         };
         let (stopping, cut) = (stopping.clone(), cut.clone());
         let connection = converse(stream, router.clone(), stopping);
@@ -63,16 +86,18 @@ pub(super) async fn listen(
     Ok(())
 }
 
-/// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let slot = slots
-        .clone()
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
+/// Says that there is no room. A socket that is closed with bytes unread is reset, and the answer would be lost with it.
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    let mut ignored = [0; 4_096];
+    stream.readable().await?;
+    stream.write_all(NO_ROOM.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut ignored).await? > 0 {}
+    Ok(())
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -80,7 +105,7 @@ async fn accept(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY could not be set");
                 }
-                return (stream, slot);
+                return stream;
             }
             // Out of file descriptors, mostly: others must close theirs first. A peer that left is not worth a pause,
             // but can't be told apart on every platform.
@@ -100,6 +125,7 @@ async fn converse(stream: TcpStream, router: Router, stopping: CancellationToken
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD);
     builder.http2().timer(TokioTimer::new());
+    let stream = Patient::new(stream, HEAD, UNREAD);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -117,7 +143,6 @@ async fn converse(stream: TcpStream, router: Router, stopping: CancellationToken
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
     use tokio::task::JoinSet;
 
@@ -136,7 +161,7 @@ mod tests {
         let router = Router::new().route("/", get(endless));
         let grace = Duration::from_millis(50);
         let mut serving = JoinSet::new();
-        serving.spawn(listen(listener, router, stopping.clone(), grace));
+        serving.spawn(listen(listener, router, 1, stopping.clone(), grace));
         let mut call = TcpStream::connect(address).await.unwrap();
         call.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .await

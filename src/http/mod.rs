@@ -8,6 +8,7 @@ mod guard;
 mod input;
 mod listen;
 mod openapi;
+mod patient;
 mod rest;
 
 use axum::Router;
@@ -34,7 +35,8 @@ pub async fn serve(app: App, listener: TcpListener, mcp: Router) -> std::io::Res
         .merge(mcp)
         .fallback(unknown_path)
         .layer(from_fn_with_state(guard, guard::guard));
-    listen::listen(listener, router, app.stopping().clone(), listen::GRACE).await
+    let (most, stopping) = (app.config.max_connections, app.stopping().clone());
+    listen::listen(listener, router, most, stopping, listen::GRACE).await
 }
 
 /// Everything but MCP, without the guard.

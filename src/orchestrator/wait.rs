@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::dispatch::{Dispatch, dispatch};
-use crate::ctx::{Ctx, Progress};
+use crate::ctx::{Ctx, Progress, WaitingPlace};
 use crate::error::Result;
 use crate::id::TaskId;
 use crate::tasks::store;
@@ -51,6 +51,11 @@ pub(super) struct Waited {
 }
 
 pub(crate) async fn wait(ctx: Ctx, input: Wait) -> Result<Waited> {
+    wait_in(ctx, input, None).await
+}
+
+/// Waits in `place`, or in one that it takes when it has to wait.
+async fn wait_in(ctx: Ctx, input: Wait, mut place: Option<WaitingPlace>) -> Result<Waited> {
     let deadline = ctx.clock().steady() + Duration::from_secs(input.wait_seconds.into());
     let mut wake = ctx.wake();
     let mut told = -1.0;
@@ -70,6 +75,9 @@ pub(crate) async fn wait(ctx: Ctx, input: Wait) -> Result<Waited> {
         tell(&ctx, &tasks, &mut told);
         if done || ctx.clock().steady() >= deadline {
             return Ok(Waited { done, tasks });
+        }
+        if place.is_none() {
+            place = Some(ctx.place_to_wait()?);
         }
         tokio::select! {
             () = wake.changed() => {}
@@ -142,20 +150,22 @@ pub(crate) async fn run(ctx: Ctx, input: RunTask) -> Result<Ran> {
         dispatch: request,
         wait_seconds,
     } = input;
+    // Once the task is dispatched, it is too late to refuse.
+    let place = match wait_seconds {
+        0 => None,
+        _ => Some(ctx.place_to_wait()?),
+    };
     let task_id = ctx
         .write(move |scope, tx| dispatch(scope, tx, &request))
         .await?
         .task_id;
     let task_ids = BTreeSet::from([task_id.clone()]);
-    let waited = wait(
-        ctx,
-        Wait {
-            task_ids,
-            until: Until::All,
-            wait_seconds,
-        },
-    )
-    .await?;
+    let outcome = Wait {
+        task_ids,
+        until: Until::All,
+        wait_seconds,
+    };
+    let waited = wait_in(ctx, outcome, place).await?;
     let task = waited
         .tasks
         .into_iter()

@@ -16,24 +16,25 @@ use futures::StreamExt;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::plain::Short;
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
-use super::{body, refuse};
+use super::{body, no_room, refuse, too_many_sessions};
 use crate::app::App;
 use crate::ctx::choose_tenant;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::mcp::{Edge, NAMED, Named, Shared};
 
-/// Legacy sessions at a time.
-const SESSIONS: usize = 4_096;
 /// How long a legacy session may be idle. rmcp counts neither an open stream nor a running call as activity.
 const SESSION_IDLE: Duration = Duration::from_hours(1);
 /// How long the last answers may take to leave when the server stops.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// The method whose answer is a stream without end.
+const LISTEN: &str = "subscriptions/listen";
 const SESSION: &str = "mcp-session-id";
 /// The first revision without sessions.
 pub(super) const MODERN: &str = "2026-07-28";
@@ -45,6 +46,8 @@ struct Door {
     manager: Arc<LocalSessionManager>,
     /// The tenant that each legacy session was begun for.
     owners: Arc<DashMap<String, Named>>,
+    /// Room for listeners.
+    listeners: Arc<Semaphore>,
 }
 
 /// All routes of MCP, to be mounted behind the guard of `http`.
@@ -60,9 +63,9 @@ pub fn router_of_rmcp(app: &App) -> Router {
 fn routes(app: &App, short: bool) -> Router {
     let shared = super::shared(app);
     let kill = CancellationToken::new();
-    let (app, killer) = (app.clone(), kill.clone());
+    let (stopping, killer) = (app.clone(), kill.clone());
     shared.pumps.spawn(async move {
-        app.last_call().await;
+        stopping.last_call().await;
         tokio::time::sleep(FAREWELL).await;
         killer.cancel();
     });
@@ -70,6 +73,7 @@ fn routes(app: &App, short: bool) -> Router {
         shared: shared.clone(),
         manager: Arc::new(manager()),
         owners: Arc::default(),
+        listeners: Arc::new(Semaphore::new(app.config.max_listeners)),
     };
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(true)
@@ -172,7 +176,7 @@ async fn check_session(State(door): State<Door>, mut request: Request, next: Nex
     if is_modern(&request) {
         // Some clients send the id of a session that they had before; it means nothing any more.
         request.headers_mut().remove(SESSION);
-        return next.run(request).await;
+        return door.admit(request, next).await;
     }
     let named = request.extensions().get::<Named>().cloned();
     let named = named.unwrap_or_default();
@@ -198,9 +202,7 @@ async fn check_session(State(door): State<Door>, mut request: Request, next: Nex
             door.owners.remove(id);
         }
     } else if is_initialize(&request) && !door.has_room().await {
-        let message =
-            format!("{SESSIONS} sessions are open; end one, or speak 2026-07-28, which needs none");
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, -32603, &message, None);
+        return no_room(&too_many_sessions(door.shared.app.config.max_sessions));
     }
     let response = next.run(request).await;
     if id.is_none()
@@ -231,13 +233,35 @@ fn is_initialize(request: &Request) -> bool {
 }
 
 impl Door {
+    /// Runs a modern request. A listener takes a place until its stream ends.
+    async fn admit(&self, request: Request, next: Next) -> Response {
+        let method = request.headers().get("mcp-method");
+        if method.is_none_or(|method| method != LISTEN) {
+            return next.run(request).await;
+        }
+        let Ok(place) = self.listeners.clone().try_acquire_owned() else {
+            let most = self.shared.app.config.max_listeners;
+            return no_room(&Error::unavailable(
+                "too_many_listeners",
+                format!("{most} listeners are open; come back later"),
+                Duration::from_secs(30),
+            ));
+        };
+        let (parts, body) = next.run(request).await.into_parts();
+        let body = body.into_data_stream().inspect(move |_| {
+            let _ = &place;
+        });
+        Response::from_parts(parts, Body::from_stream(body))
+    }
+
     /// Whether another session may begin. Sessions that rmcp has given up are forgotten here first.
     async fn has_room(&self) -> bool {
-        if self.owners.len() >= SESSIONS {
+        let most = self.shared.app.config.max_sessions;
+        if self.owners.len() >= most {
             let live = self.manager.sessions.read().await;
             self.owners.retain(|id, _| live.contains_key(id.as_str()));
         }
-        self.owners.len() < SESSIONS
+        self.owners.len() < most
     }
 }
 

@@ -13,13 +13,15 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::error::Error;
 use crate::mcp::{Edge, Shared};
 
 pub use http::{router, router_of_rmcp};
@@ -67,4 +69,30 @@ fn refuse(status: StatusCode, code: i32, message: &str, data: Option<Value>) -> 
     }
     let body = json!({"jsonrpc": "2.0", "id": null, "error": error}).to_string();
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The answer when there is no room for another stream or session.
+fn no_room(error: &Error) -> Response {
+    let body = error.body();
+    let after = body.retry_after_seconds.map(HeaderValue::from);
+    let data = Some(json!({"error": body}));
+    let mut response = refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        -32603,
+        error.message(),
+        data,
+    );
+    if let Some(after) = after {
+        response.headers_mut().insert(header::RETRY_AFTER, after);
+    }
+    response
+}
+
+/// Sessions of older clients don't end soon.
+fn too_many_sessions(most: usize) -> Error {
+    Error::unavailable(
+        "too_many_sessions",
+        format!("{most} sessions are open; end one, or speak 2026-07-28, which needs none"),
+        Duration::from_secs(30),
+    )
 }

@@ -27,11 +27,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::wire::{self, Frame, Refusal};
-use super::{answer, body, refuse};
+use super::{answer, body, no_room, refuse, too_many_sessions};
 use crate::mcp::{Edge, Named, Shared};
 
-/// Sessions at a time.
-const SESSIONS: usize = 4_096;
 /// Requests of one session whose answers the client has not read. rmcp queues answers without bound, so a client that
 /// posts and does not read is stopped here.
 const UNANSWERED: usize = 64;
@@ -146,9 +144,9 @@ impl Drop for Answers {
 
 /// `GET /sse`: begins a session. The first event tells where to post.
 pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Response {
-    if server.0.live.len() >= SESSIONS {
-        let message = format!("{SESSIONS} sessions are open; try again later");
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, -32603, &message, None);
+    let most = server.0.shared.app.config.max_sessions;
+    if server.0.live.len() >= most {
+        return no_room(&too_many_sessions(most));
     }
     let owner = parts.extensions.get::<Named>().cloned().unwrap_or_default();
     let id = uuid_like(&server);

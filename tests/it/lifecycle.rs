@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use baton::clock::Time;
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::support::{START, Server};
@@ -470,13 +472,36 @@ async fn a_result_must_be_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_jump_of_the_wall_clock_moves_no_lease() {
+async fn jumps_of_the_wall_clock_back_and_forth_move_no_lease_no_wait_and_no_number() {
+    const HOUR: i64 = 3_600_000_000;
     let server = Server::start();
     let id = server.dispatch(json!({"description": "x"})).await;
-    server.claim("ada", &[]).await.unwrap();
-    for jump in [Duration::from_hours(1), Duration::ZERO] {
-        server.clock.jump(START + jump);
+    let held = server.claim("ada", &[]).await.unwrap();
+    let mut numbers = Vec::new();
+    for hours in [1, -1, 1, 0] {
+        server
+            .clock
+            .jump(Time::from_micros(START.as_micros() + hours * HOUR));
+        let wait = server.call("task_wait", json!({"task_ids": [id], "wait_seconds": 50}));
+        assert!(wait.now_or_never().is_none(), "a jump ends no wait");
         server.settle().await;
-        assert_eq!(server.state(&id).await, "assigned");
+        assert_ne!(server.state(&id).await, "pending");
+        let report = held.notification("started", json!({}));
+        numbers.push(server.call("task_notify", report).await["sequence"].as_i64());
+        server.dispatch(json!({"task_id": format!("at{hours}{}", numbers.len()), "description": "y", "assigned_to": "eve"})).await;
     }
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    let count = server.call("task_list", json!({"limit": 200})).await["tasks"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert_eq!(count, 5, "whatever time it says, each task is listed once");
+    // The lease ends when its seconds have passed, though the wall clock stands where it began.
+    server.clock.advance(Duration::from_secs(61));
+    server.clock.jump(START);
+    server.settle().await;
+    server.advance(Duration::from_secs(3)).await;
+    assert_eq!(server.claim("bob", &[]).await.unwrap().task["attempt"], 2);
+    let late = held.notification("started", json!({}));
+    assert_eq!(code(&server, "task_notify", late).await, "lease_lost");
 }

@@ -10,6 +10,7 @@ mod program;
 mod support;
 
 mod bad_input;
+mod bounds;
 mod cli_install;
 mod cli_verbs;
 mod contract;

@@ -21,54 +21,81 @@ class Lost(Exception):
     """No answer came: the call may have happened or not."""
 
 
+class Unavailable(Lost):
+    """The server can't do it now; `error` says when to come back."""
+
+    def __init__(self, error):
+        super().__init__(error["message"])
+        self.error, self.code = error, error["code"]
+
+
 class Refused(Exception):
-    """The server said no."""
+    """The server said no; `error` has its code and words."""
+
+    def __init__(self, error):
+        super().__init__(json.dumps(error))
+        self.error, self.code = error, error.get("code")
 
 
-def request(tool, arguments):
-    params = {"_meta": META, "name": tool, "arguments": arguments}
+def request(tool, arguments, tenant=None):
+    meta = META | ({"dev.baton/tenant": tenant} if tenant else {})
+    params = {"_meta": meta, "name": tool, "arguments": arguments}
     return {"jsonrpc": "2.0", "id": next(_numbers), "method": "tools/call", "params": params}
 
 
+def headers_of(tool):
+    return {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": VERSION,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": tool,
+    }
+
+
 def content(message):
+    """What a tool answered, or what it refused as an exception."""
     if "error" in message:
-        raise Refused(json.dumps(message["error"]))
+        error = message["error"]
+        refuse((error.get("data") or {}).get("error") or error)
     result = message["result"]
     if result.get("isError"):
-        raise Refused(result["content"][0]["text"])
+        refuse(json.loads(result["content"][0]["text"])["error"])
     return result["structuredContent"]
 
 
+def refuse(error):
+    raise Unavailable(error) if "retry_after_seconds" in error else Refused(error)
+
+
+def message_of(kind, body):
+    """The JSON-RPC message in a response's body, which is a stream of events when the call took long."""
+    if kind == "text/event-stream":
+        body = next(line[5:] for line in reversed(body.splitlines()) if line.startswith(b"data:") and b'"id"' in line)
+    return json.loads(body)
+
+
 class Http:
-    """One kept-alive connection to wherever `url()` says that the server is now."""
+    """A connection to wherever `url()` says that the server is now: kept for the next call, or a new one for each."""
 
-    def __init__(self, url):
-        self.url, self.connection = url, None
+    def __init__(self, url, keep=True):
+        self.url, self.keep, self.connection = url, keep, None
 
-    def call(self, tool, timeout=60, **arguments):
-        message = request(tool, arguments)
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": VERSION,
-            "Mcp-Method": "tools/call",
-            "Mcp-Name": tool,
-        }
+    def call(self, tool, tenant=None, timeout=60, **arguments):
+        message = request(tool, arguments, tenant)
         try:
             if self.connection is None:
                 address = urllib.parse.urlsplit(self.url()).netloc
                 self.connection = http.client.HTTPConnection(address, timeout=timeout)
-            self.connection.request("POST", "/mcp", json.dumps(message), headers)
+            self.connection.request("POST", "/mcp", json.dumps(message), headers_of(tool))
             answer = self.connection.getresponse()
-            body = answer.read()
-            if answer.headers.get_content_type() == "text/event-stream":
-                body = next(line[5:] for line in reversed(body.splitlines()) if line.startswith(b"data:") and b'"id"' in line)
-            return content(json.loads(body))
-        except Refused:
-            raise
+            answered = message_of(answer.headers.get_content_type(), answer.read())
         except Exception as error:
             self.close()
             raise Lost(f"{type(error).__name__}: {error}") from error
+        if not self.keep:
+            self.close()
+        return content(answered)
 
     def close(self):
         if self.connection is not None:
@@ -91,8 +118,8 @@ class Stdio:
             self.lines.put(json.loads(line))
         self.lines.put(None)
 
-    def call(self, tool, timeout=60, **arguments):
-        message = request(tool, arguments)
+    def call(self, tool, tenant=None, timeout=60, **arguments):
+        message = request(tool, arguments, tenant)
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()

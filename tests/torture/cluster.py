@@ -1,0 +1,108 @@
+"""A PostgreSQL cluster of the test's own: on a free port of loopback, gone with the test. It may be killed like everything else."""
+
+import glob
+import os
+import pathlib
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+
+
+def program(name):
+    """Where a program of the server is, which Debian does not put on the path."""
+    found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True)
+    return shutil.which(name) or (found[0] if found else None)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Cluster:
+    """Started, with an empty database `baton` that a plain role owns: row-level security binds it."""
+
+    def __init__(self, place):
+        # The server refuses to run as root.
+        self.user = next((name for name in ("postgres", "nobody") if exists(name)), None) if os.geteuid() == 0 else None
+        self.place, self.port = pathlib.Path(place) / "cluster", free_port()
+        self.place.mkdir(parents=True)
+        if self.user:
+            for folder in (self.place, *self.place.parents):
+                # A temporary folder is its owner's alone.
+                if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
+                    folder.chmod(folder.stat().st_mode | 0o011)
+            shutil.chown(self.place, self.user)
+        self.run(program("initdb"), "-D", self.data, "-U", "admin", "-A", "trust", "--no-sync", "-E", "UTF8")
+        self.process = None
+        self.start()
+        self.sql("CREATE ROLE baton LOGIN NOBYPASSRLS")
+        self.sql("CREATE DATABASE baton OWNER baton")
+
+    @property
+    def data(self):
+        return str(self.place / "data")
+
+    @property
+    def url(self):
+        return f"postgres://baton@127.0.0.1:{self.port}/baton"
+
+    def run(self, *command):
+        done = subprocess.run(command, user=self.user, cwd=self.place, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]}: {done.stderr}")
+
+    def sql(self, text):
+        self.run(program("psql"), f"postgres://admin@127.0.0.1:{self.port}/postgres", "-Xqc", text)
+
+    def start(self):
+        # Durable as in earnest: what is acknowledged must survive a kill.
+        options = ("-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.place))
+        with open(self.place / "log", "a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [program("postgres"), "-D", self.data, *options], user=self.user, cwd=self.place, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                return self.sql("SELECT 1")
+            except RuntimeError:
+                time.sleep(0.1)
+        raise RuntimeError(f"the cluster did not start, see {self.place / 'log'}")
+
+    def kill(self):
+        """`kill -9` of the server. Its children see it and end."""
+        self.process.kill()
+        self.process.wait()
+        # The next start waits for them: two servers on one folder would be the test's fault.
+        deadline = time.monotonic() + 30
+        while self.has_children() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (pathlib.Path(self.data) / "postmaster.pid").unlink(missing_ok=True)
+
+    def has_children(self):
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.readlink(entry / "cwd") == self.data:
+                    return True
+            except OSError:
+                continue
+        return False
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def exists(user):
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False
+
+
+def is_installed():
+    return all(program(name) for name in ("initdb", "postgres", "psql"))
