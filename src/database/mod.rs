@@ -68,31 +68,26 @@ impl<'a> Db<'a> {
     }
 
     /// All rows of several queries, which travel together.
-    pub(crate) fn query_all<const N: usize>(
+    pub(crate) fn query_all(
         &mut self,
-        queries: [(&'static str, &[Value]); N],
-    ) -> Result<[Vec<Row>; N]> {
-        self.attempt(|backend| {
-            let mut found = [const { Vec::new() }; N];
-            match backend {
-                Backend::Sqlite(lite) => {
-                    for (rows, (sql, values)) in found.iter_mut().zip(queries) {
-                        *rows = lite.query(sql, values)?;
-                    }
+        queries: &[(&'static str, &[Value])],
+    ) -> Result<Vec<Vec<Row>>> {
+        if queries.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.attempt(|backend| match backend {
+            Backend::Sqlite(lite) => queries
+                .iter()
+                .map(|(sql, values)| lite.query(sql, values))
+                .collect(),
+            Backend::Postgres(pipe) => {
+                for (sql, values) in queries {
+                    let values = values.iter().cloned().map(Param::One).collect();
+                    pipe.defer(sql, values, None)?;
                 }
-                Backend::Postgres(pipe) => {
-                    for (sql, values) in queries {
-                        let values = values.iter().cloned().map(Param::One).collect();
-                        pipe.defer(sql, values, None)?;
-                    }
-                    let answers = pipe.flush_rows()?;
-                    let first = answers.len().saturating_sub(N);
-                    for (rows, answer) in found.iter_mut().zip(answers.into_iter().skip(first)) {
-                        *rows = answer;
-                    }
-                }
+                let mut answers = pipe.flush_rows()?;
+                Ok(answers.split_off(answers.len().saturating_sub(queries.len())))
             }
-            Ok(found)
         })
     }
 

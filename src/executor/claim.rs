@@ -12,6 +12,7 @@ use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::{AgentId, LeaseToken, TaskId};
 use crate::store::Tx;
+use crate::tasks::store::Lane;
 use crate::tasks::{Answer, ExecutionContext, Priority, Problem, TaskType, store, tell};
 
 /// What an executor offers.
@@ -149,49 +150,35 @@ pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
 }
 
 fn is_there_any(tx: &mut Tx<'_>, input: &Claim) -> Result<bool> {
-    Ok(room(tx, input)?.0 > 0 && !candidates(tx, input, 1)?.is_empty())
+    let (held, lanes) = offers(tx, input)?;
+    Ok(room(input, held) > 0 && !lanes.is_empty())
 }
 
-/// How many tasks the agent may take, and how many it holds.
-fn room(tx: &mut Tx<'_>, input: &Claim) -> Result<(u32, u32)> {
-    let held = u32::try_from(store::held(tx, &input.agent_id)?).unwrap_or(u32::MAX);
-    Ok((
-        input
-            .max_concurrent_tasks
-            .saturating_sub(held)
-            .min(input.max_tasks),
-        held,
-    ))
+/// How many tasks the agent holds, and the lanes whose tasks it can do.
+fn offers(tx: &mut Tx<'_>, input: &Claim) -> Result<(u32, Vec<Lane>)> {
+    let (held, mut lanes) = store::offers(tx, &input.agent_id)?;
+    lanes.retain(|(_, needs)| {
+        needs
+            .split(',')
+            .all(|need| need.is_empty() || input.capabilities.contains(need))
+    });
+    Ok((u32::try_from(held).unwrap_or(u32::MAX), lanes))
 }
 
-/// The best `limit` tasks that the agent can take: by priority, then by age.
-fn candidates(tx: &mut Tx<'_>, input: &Claim, limit: u32) -> Result<Vec<TaskId>> {
-    let mut found = Vec::new();
-    for assigned_to in ["", input.agent_id.as_str()] {
-        for lane in store::lanes(tx, assigned_to)? {
-            if lane
-                .split(',')
-                .all(|needed| needed.is_empty() || input.capabilities.contains(needed))
-            {
-                found.extend(store::lane_heads(tx, assigned_to, &lane, limit)?);
-            }
-        }
-    }
-    found.sort_unstable();
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(found.into_iter().map(|(_, _, id)| id).collect())
+/// How many tasks an agent that holds so many may take.
+fn room(input: &Claim, held: u32) -> u32 {
+    let free = input.max_concurrent_tasks.saturating_sub(held);
+    free.min(input.max_tasks)
 }
 
 fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
-    let (room, held) = room(tx, input)?;
+    let (held, lanes) = offers(tx, input)?;
     let mut tasks = Vec::new();
-    let candidates = if room == 0 {
-        Vec::new()
-    } else {
-        candidates(tx, input, room)?
+    let best = match room(input, held) {
+        0 => Vec::new(),
+        room => store::best(tx, &lanes, room)?,
     };
-    for id in candidates {
-        let mut task = store::lock(tx, &id)?;
+    for mut task in best {
         let was = store::Columns::of(&task);
         task.claim(
             scope,

@@ -52,10 +52,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// As [`Tx::execute`].
-    pub fn query_all<const N: usize>(
-        &mut self,
-        queries: [(&'static str, &[Value]); N],
-    ) -> Result<[Vec<Row>; N]> {
+    pub fn query_all(&mut self, queries: &[(&'static str, &[Value])]) -> Result<Vec<Vec<Row>>> {
         self.db.query_all(queries)
     }
 

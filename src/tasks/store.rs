@@ -1,14 +1,13 @@
 //! SQL of tasks.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{Priority, State, Task};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, TaskId, TenantId};
 use crate::page::Position;
-use crate::store::{Row, SystemTx, Tx, vals};
+use crate::store::{Row, SystemTx, Tx, Value, vals};
 
 macro_rules! columns {
     () => {
@@ -54,11 +53,11 @@ fn lane(task: &Task) -> String {
 pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task) -> Result<()> {
     let spec = &task.spec;
     let task_type = serde_json::to_value(spec.task_type).map_err(Error::internal)?;
-    tx.execute(
+    tx.put(
         "INSERT INTO tasks (tenant_id, task_id, created_at, updated_at, state, task_type, priority, project_id,
              parent_task_id, assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run)
          VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, 0, $12, $13, $14, $15)",
-        &vals![
+        vals![
             tx.tenant(),
             &task.id,
             task.created_at,
@@ -77,25 +76,24 @@ pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task) -> Result<()> {
         ],
     )?;
     for dependency in &spec.depends_on {
-        tx.execute(
+        tx.put(
             "INSERT INTO task_dependencies (tenant_id, task_id, depends_on) VALUES ($1, $2, $3)",
-            &vals![tx.tenant(), &task.id, dependency],
+            vals![tx.tenant(), &task.id, dependency],
         )?;
     }
     Ok(())
 }
 
+const FIND: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM tasks WHERE tenant_id = $1 AND task_id = $2"
+);
+
 pub(crate) fn find(tx: &mut Tx<'_>, id: &TaskId) -> Result<Option<Task>> {
-    tx.query_opt(
-        concat!(
-            "SELECT ",
-            columns!(),
-            " FROM tasks WHERE tenant_id = $1 AND task_id = $2"
-        ),
-        &vals![tx.tenant(), id],
-    )?
-    .map(task)
-    .transpose()
+    tx.query_opt(FIND, &vals![tx.tenant(), id])?
+        .map(task)
+        .transpose()
 }
 
 pub(crate) fn get(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task> {
@@ -173,17 +171,17 @@ pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Re
         )
     };
     values.truncate(count);
-    one(tx.execute(sql, &values)?, &task.id)
+    tx.put(sql, values)
 }
 
 /// Writes how it ended and what came of it.
 pub(crate) fn save_end(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
     let is = Columns::of(task);
-    let rows = tx.execute(
+    tx.put(
         "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
              wake_at = $10, result = $11, report = $12
          WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
-        &vals![
+        vals![
             tx.tenant(),
             &task.id,
             was.state.name(),
@@ -197,17 +195,16 @@ pub(crate) fn save_end(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -
             json_opt(task.result.as_ref())?,
             json_opt(task.report.as_ref())?,
         ],
-    )?;
-    one(rows, &task.id)
+    )
 }
 
 /// Writes how it goes, what was asked for and what came of it.
 pub(crate) fn save_all(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
     save_end(tx, task, was, now)?;
-    let rows = tx.execute(
+    tx.put(
         "UPDATE tasks SET priority = $3, spec = $4, assigned_to = $5, capabilities = $6
          WHERE tenant_id = $1 AND task_id = $2",
-        &vals![
+        vals![
             tx.tenant(),
             &task.id,
             task.priority.rank(),
@@ -215,16 +212,7 @@ pub(crate) fn save_all(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -
             task.spec.assigned_to.as_ref().map_or("", AgentId::as_str),
             lane(task),
         ],
-    )?;
-    one(rows, &task.id)
-}
-
-fn one(rows: u64, id: &TaskId) -> Result<()> {
-    if rows == 1 {
-        Ok(())
-    } else {
-        Err(Error::internal(format!("task {id} changed under its lock")))
-    }
+    )
 }
 
 /// The tasks that wait for `id` to end.
@@ -262,7 +250,7 @@ pub(crate) fn subtasks(
     tx: &mut Tx<'_>,
     id: &TaskId,
     limit: u32,
-) -> Result<Vec<(TaskId, State, Option<Value>)>> {
+) -> Result<Vec<(TaskId, State, Option<serde_json::Value>)>> {
     let rows = tx.query(
         "SELECT task_id, state, result FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2
          ORDER BY created_at, task_id LIMIT $3",
@@ -305,47 +293,71 @@ pub(crate) fn live_subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>>
     rows.into_iter().map(|mut row| row.get(0)).collect()
 }
 
-/// How many tasks `agent` holds.
-pub(crate) fn held(tx: &mut Tx<'_>, agent: &AgentId) -> Result<i64> {
-    let row = tx.query_opt(
-        "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1",
-        &vals![tx.tenant(), agent],
-    )?;
-    row.map_or(Ok(0), |mut row| row.get(0))
-}
+/// What tasks ask of an executor: whom they are for (empty: anybody) and what it must be able to do.
+pub(crate) type Lane = (String, String);
 
-/// The lanes with claimable tasks for `assigned_to` (empty: for anybody). Each lane costs one look into the index,
-/// however many tasks wait in it.
-pub(crate) fn lanes(tx: &mut Tx<'_>, assigned_to: &str) -> Result<Vec<String>> {
-    let rows = tx.query(
+/// How many tasks `agent` holds, and the lanes with claimable tasks that are for it or for anybody. Each lane costs one
+/// look into the index, however many tasks wait in it.
+pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>)> {
+    const LANES: &str =
         "WITH RECURSIVE lane (capabilities) AS (
              SELECT min(capabilities) FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2
              UNION ALL
              SELECT (SELECT min(t.capabilities) FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
                          AND t.assigned_to = $2 AND t.capabilities > lane.capabilities)
              FROM lane WHERE lane.capabilities IS NOT NULL)
-         SELECT capabilities FROM lane WHERE capabilities IS NOT NULL",
-        &vals![tx.tenant(), assigned_to],
-    )?;
-    rows.into_iter().map(|mut row| row.get(0)).collect()
+         SELECT $2, capabilities FROM lane WHERE capabilities IS NOT NULL";
+    let (mine, anybodys) = (vals![tx.tenant(), agent], vals![tx.tenant(), ""]);
+    let found = tx.query_all(&[
+        (
+            "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1",
+            &mine,
+        ),
+        (LANES, &anybodys),
+        (LANES, &mine),
+    ])?;
+    let mut found = found.into_iter();
+    let held = found.next().and_then(|mut rows| rows.pop());
+    let lanes = found
+        .flatten()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?)));
+    Ok((
+        held.map_or(Ok(0), |mut row| row.get(0))?,
+        lanes.collect::<Result<_>>()?,
+    ))
 }
 
-/// The best `limit` tasks of a lane, as what they are sorted by.
-pub(crate) fn lane_heads(
-    tx: &mut Tx<'_>,
-    assigned_to: &str,
-    lane: &str,
-    limit: u32,
-) -> Result<Vec<(i64, Time, TaskId)>> {
-    let rows = tx.query(
-        "SELECT priority, created_at, task_id FROM tasks
-         WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2 AND capabilities = $3
-         ORDER BY priority, created_at, task_id LIMIT $4",
-        &vals![tx.tenant(), assigned_to, lane, limit],
-    )?;
-    rows.into_iter()
+/// The best `limit` tasks of these lanes, by priority, then by age.
+pub(crate) fn best(tx: &mut Tx<'_>, lanes: &[Lane], limit: u32) -> Result<Vec<Task>> {
+    let heads: Vec<_> = lanes
+        .iter()
+        .map(|(assigned_to, lane)| vals![tx.tenant(), assigned_to, lane, limit])
+        .collect();
+    let queries: Vec<(&'static str, &[Value])> = heads
+        .iter()
+        .map(|values| {
+            let sql = "SELECT priority, created_at, task_id FROM tasks
+                 WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2 AND capabilities = $3
+                 ORDER BY priority, created_at, task_id LIMIT $4";
+            (sql, &values[..])
+        })
+        .collect();
+    let mut found: Vec<(i64, Time, TaskId)> = tx
+        .query_all(&queries)?
+        .into_iter()
+        .flatten()
         .map(|mut row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .collect()
+        .collect::<Result<_>>()?;
+    found.sort_unstable();
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let ids: Vec<_> = found
+        .iter()
+        .map(|(.., id)| vals![tx.tenant(), id])
+        .collect();
+    let queries: Vec<(&'static str, &[Value])> =
+        ids.iter().map(|values| (FIND, &values[..])).collect();
+    let rows = tx.query_all(&queries)?;
+    rows.into_iter().flatten().map(task).collect()
 }
 
 /// What a list is narrowed down to.
