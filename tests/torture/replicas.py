@@ -1,6 +1,7 @@
 """Several `baton serve` on one store, behind a proxy that sends each call to one of them at random; they are killed with
 `kill -9` and started again. The store is a shared folder, or a PostgreSQL database whose wire is cut and slowed."""
 
+import contextlib
 import random
 import time
 import urllib.parse
@@ -14,6 +15,8 @@ from wire import Http
 from wirefault import Relay
 
 REPLICAS = 3
+# Starts that may fail one after another.
+STARTS = 30
 # How long after its commit a claim elsewhere has a task: a folder is looked at every 20 ms, a database tells by itself.
 SEEN_WITHIN = {"folder": 0.1, "database": 0.05}
 # Seconds that a connection to the database lives on average, and the mean delay of what goes over it.
@@ -24,7 +27,16 @@ class Replicas:
     """The servers; any of them may be away for a while."""
 
     def __init__(self, start):
-        self.start, self.servers = start, [start(number) for number in range(REPLICAS)]
+        self.start = start
+        self.servers = [self.started(number) for number in range(REPLICAS)]
+
+    def started(self, number):
+        """A start that meets a fault fails; a supervisor tries again."""
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(RuntimeError):
+                return self.start(number)
+            time.sleep(0.1)
+        return self.start(number)
 
     def pick(self):
         live = [server for server in self.servers if server is not None]
@@ -36,11 +48,12 @@ class Replicas:
         server, self.servers[number] = self.servers[number], None
         server.kill()
         time.sleep(away)
-        self.servers[number] = self.start(number)
+        self.servers[number] = self.started(number)
 
     def close(self):
         for server in self.servers:
-            server.kill()
+            if server is not None:
+                server.kill()
 
 
 class Store:

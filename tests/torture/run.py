@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "clients"))
 
-PARTS = ("planted", "crash", "folder", "replicas")
+PARTS = ("planted", "crash", "folder", "replicas", "faults")
 
 
 def main():
