@@ -43,7 +43,7 @@ fn create(data: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(data)
 }
 
-/// The name of the network file system that `data` lies on, by the magic numbers of Linux's `statfs(2)`.
+/// The name of the network file system that `data` lies on.
 #[cfg(target_os = "linux")]
 fn network_file_system(data: &Path) -> Option<&'static str> {
     let kind = rustix::fs::statfs(data).ok()?.f_type;
@@ -52,7 +52,13 @@ fn network_file_system(data: &Path) -> Option<&'static str> {
         clippy::cast_possible_truncation,
         reason = "the magic numbers are 32 bits"
     )]
-    match kind as u32 {
+    network_by_magic(kind as u32)
+}
+
+/// The name of a network file system by its magic number in Linux's `statfs(2)`.
+#[cfg(target_os = "linux")]
+const fn network_by_magic(magic: u32) -> Option<&'static str> {
+    match magic {
         0x6969 => Some("NFS"),
         0xff53_4d42 | 0xfe53_4d42 | 0x517b => Some("SMB"),
         0x5346_414f => Some("AFS"),
@@ -65,4 +71,29 @@ fn network_file_system(data: &Path) -> Option<&'static str> {
 #[cfg(not(target_os = "linux"))]
 fn network_file_system(_: &Path) -> Option<&'static str> {
     None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers_and_local_ones_are_none() {
+        for (magic, name) in [
+            (0x6969, Some("NFS")),
+            (0xff53_4d42, Some("SMB")),
+            (0xfe53_4d42, Some("SMB")),
+            (0x00c3_6400, Some("Ceph")),
+            (0x0102_1997, Some("9P")),
+            (0xef53, None),
+            (0x5846_5342, None),
+            (0x9123_683e, None),
+            (0x0102_1994, None),
+            (0x794c_7630, None),
+        ] {
+            assert_eq!(network_by_magic(magic), name, "{magic:#x}");
+        }
+        let here = tempfile::tempdir().unwrap();
+        assert_eq!(network_file_system(here.path()), None);
+    }
 }
