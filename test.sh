@@ -3,7 +3,7 @@
 #   ./test.sh            all of it
 #   ./test.sh quick      fmt, clippy, cargo test: while working
 #   ./test.sh clients    real MCP clients against the release binary
-#   ./test.sh torture    the long run of kill -9
+#   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
 #   ./test.sh bench      the benchmark, beside a bare rmcp server
 #
 # Needs Rust, Node, Python 3.11 and a network; installs the rest by name into a cache folder outside the checkout
@@ -111,7 +111,7 @@ clients() {
 }
 
 torture() {
-    step "kill -9, $1 times" "$2" python3 tests/torture/run.py "$binary" --kills "$1" || true
+    step "torture, $1 kills" "$2" python3 tests/torture/run.py "$binary" --kills "$1" || true
 }
 
 # The load generator and the yardstick are a workspace of their own.
@@ -129,7 +129,7 @@ everything() {
     release
     clients
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
-    torture 12 300
+    torture 8 480
     bench_code
     step "benchmark, short" 900 python3 benches/run.py --quick --binary "$binary" || true
 }
@@ -143,7 +143,7 @@ case "${1:-}" in
 "") everything ;;
 quick) quick ;;
 clients) release && clients ;;
-torture) release && torture 200 3600 ;;
+torture) release && torture 200 5400 ;;
 bench) release && step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true ;;
 *)
     sed -n '2,10s/^# \{0,1\}//p' "$0" >&2

@@ -154,12 +154,12 @@ def shared(binary, data, kills):
         yield f"several processes on one folder, {kills} kills: every dispatch is done", broken
         yield from judged("several processes on one folder", history, folder.doors()[0][1], data, outsiders=True)
         one, other = folder.doors()[0][1], folder.running["stdio-1"]
-        yield from seen(one, other, SEEN_WITHIN)
+        yield from seen("several processes on one folder", one, other, SEEN_WITHIN)
     finally:
         folder.close()
 
 
-def seen(one, other, within, tenant=None):
+def seen(what, one, other, within, tenant=None):
     """How long after the acknowledgement in one process a waiting claim in another has the task."""
     delays = []
     for number in range(20):
@@ -183,7 +183,7 @@ def seen(one, other, within, tenant=None):
     # A machine with much else to do makes one or the other wait for the processor, but not for long.
     good = len(late) <= len(delays) / 10 and max(delays) < 4 * within
     words = [f"{delay * 1e3:.0f} ms" for delay in late]
-    yield f"a claim in one process sees a dispatch in another within {within * 1e3:.0f} ms", [] if good else words
+    yield f"{what}: a claim in one process sees a dispatch in another within {within * 1e3:.0f} ms", [] if good else words
 
 
 def run(binary, data, kills):

@@ -27,7 +27,7 @@ PARTS = ("planted", "crash", "folder", "replicas", "faults")
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("binary", type=pathlib.Path)
-    arguments.add_argument("--kills", type=int, default=12)
+    arguments.add_argument("--kills", type=int, default=8)
     arguments.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     arguments.add_argument("--only", choices=PARTS, action="append")
     arguments.add_argument("--database", help="replicas: a PostgreSQL database instead of a shared folder")

@@ -28,8 +28,8 @@ class Relay:
 
     def _serve(self, ready):
         async def listen():
-            server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=512)
-            self.port = server.sockets[0].getsockname()[1]
+            self.server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=512)
+            self.port = self.server.sockets[0].getsockname()[1]
             ready.set()
 
         asyncio.set_event_loop(self.loop)
@@ -80,9 +80,13 @@ class Relay:
         self.cuts += 1
         both.cancel()
 
-    def sever_all(self):
-        """Cuts every connection that is open now."""
-        self.loop.call_soon_threadsafe(lambda: [self._sever(both) for both in list(self.open)])
-
     def close(self):
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
+
+    async def _end(self):
+        self.server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
