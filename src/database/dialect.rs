@@ -65,6 +65,10 @@ pub(crate) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1
 /// What became of a transaction: `committed`, `aborted`, `in progress`, or NULL when it is too long ago.
 pub(crate) const OUTCOME: &str = "SELECT pg_xact_status($1::text::xid8)";
 
+/// Whether an event with this number and this hash is in a tenant's log.
+pub(crate) const WITNESS: &str =
+    "SELECT 1 FROM events WHERE tenant_id = $1 AND sequence = $2 AND hash = $3";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -165,8 +165,16 @@ enum Failure {
     Again(Error),
     /// It can't be done; nothing is in the database.
     Never(Error),
-    /// The answer to COMMIT was lost; the transaction's id.
-    InDoubt(String),
+    /// The answer to COMMIT was lost.
+    InDoubt(Doubt),
+}
+
+/// What tells whether a transaction was committed. Its id alone does not: a server that crashed gives the ids of
+/// transactions that left no trace to others.
+struct Doubt {
+    id: String,
+    /// Tenant, number and hash of its last event; nobody else's has the same.
+    witness: Option<Vec<Value>>,
 }
 
 struct Writer {
@@ -205,7 +213,7 @@ impl Writer {
                         std::thread::sleep(PAUSE * 2_u32.pow(tries));
                     }
                 }
-                Err(Failure::InDoubt(id)) => match self.outcome(&id) {
+                Err(Failure::InDoubt(doubt)) => match self.outcome(&doubt) {
                     // Nobody was told here; readers look for themselves.
                     Some(true) => {
                         let tenants: Vec<TenantId> = tenants(&jobs);
@@ -246,20 +254,27 @@ impl Writer {
     }
 
     /// Whether the transaction was committed, if that can be found out.
-    fn outcome(&mut self, id: &str) -> Option<bool> {
+    fn outcome(&mut self, doubt: &Doubt) -> Option<bool> {
+        let witness = doubt.witness.as_ref()?;
         for question in 0..QUESTIONS {
             let asked = self.line.pipe().and_then(|pipe| {
-                pipe.reset("SELECT 1");
-                let (mut rows, _) = pipe.fly(dialect::OUTCOME, &vals![id])?;
-                rows.first_mut()
-                    .map_or(Ok(None), |row| row.get::<Option<String>>(0))
+                pipe.reset("BEGIN");
+                enter(pipe, None)?;
+                let (mut rows, _) = pipe.fly(dialect::OUTCOME, &vals![&doubt.id])?;
+                let said = rows
+                    .first_mut()
+                    .map_or(Ok(None), |row| row.get::<Option<String>>(0))?;
+                let (rows, _) = pipe.fly(dialect::WITNESS, witness)?;
+                Ok((said, !rows.is_empty()))
             });
-            match asked.as_ref().map(|said| said.as_deref()) {
-                Ok(Some("committed")) => return Some(true),
-                Ok(Some("aborted")) => return Some(false),
+            self.line.roll_back();
+            match asked.as_ref().map(|(said, seen)| (said.as_deref(), *seen)) {
+                Ok((_, true)) => return Some(true),
+                // Committed without the witness is another transaction with the same id, so ours is gone.
+                Ok((Some("committed" | "aborted"), false)) => return Some(false),
                 // It may still run: its server process has not noticed yet that we are gone.
-                Ok(Some(_)) | Err(_) => std::thread::sleep(PAUSE * question.min(10)),
-                Ok(None) => break,
+                Ok((Some(_), false)) | Err(_) => std::thread::sleep(PAUSE * question.min(10)),
+                Ok((None, false)) => break,
             }
         }
         None
@@ -339,11 +354,11 @@ fn write(
     if !is_of_one {
         enter(pipe, None).map_err(|error| failure(pipe, error))?;
     }
-    let id = write_log(pipe, &mut log).map_err(|error| failure(pipe, error))?;
+    let doubt = write_log(pipe, &mut log).map_err(|error| failure(pipe, error))?;
     pipe.defer_text("COMMIT");
     match pipe.flush() {
         Ok(_) => Ok(told),
-        Err(_) if matches!(pipe.fault(), Some((Fault::Lost, _))) => Err(Failure::InDoubt(id)),
+        Err(_) if matches!(pipe.fault(), Some((Fault::Lost, _))) => Err(Failure::InDoubt(doubt)),
         Err(error) => Err(failure(pipe, error)),
     }
 }
@@ -365,8 +380,9 @@ fn enter(pipe: &mut Pipe, tenant: Option<&TenantId>) -> Result<()> {
 }
 
 /// Writes the group's events and the heads of their tenants, and makes sure that everything before was taken. Returns
-/// the transaction's id.
-fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<String> {
+/// what tells later whether it was committed.
+fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Doubt> {
+    let mut witness = None;
     let mut heads = BTreeMap::new();
     for mut row in pipe.take_kept()? {
         let head = Head {
@@ -394,6 +410,7 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<String> {
         let heads = columns.into_iter().map(Param::Many).collect();
         let mut columns: [Vec<Value>; 9] = Default::default();
         for (tenant, number, entry, hash) in events {
+            witness = Some(vals![&tenant, number, hash.clone()].to_vec());
             let row = vals![
                 &tenant,
                 number,
@@ -419,7 +436,8 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<String> {
     }
     let (mut rows, _) = pipe.fly(dialect::TRANSACTION, &[])?;
     let id: Option<String> = rows.first_mut().map_or(Ok(None), |row| row.get(0))?;
-    id.ok_or_else(|| Error::internal("a transaction that writes has an id"))
+    let id = id.ok_or_else(|| Error::internal("a transaction that writes has an id"))?;
+    Ok(Doubt { id, witness })
 }
 
 /// Runs reads one after another on one snapshot, and answers each at once.
