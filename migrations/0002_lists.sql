@@ -7,3 +7,10 @@ CREATE INDEX tasks_by_agent ON tasks (tenant_id, agent_id, created_at, task_id) 
 DROP INDEX tasks_by_parent;
 CREATE INDEX tasks_by_parent ON tasks (tenant_id, parent_task_id, created_at, task_id)
     WHERE parent_task_id IS NOT NULL;
+
+-- A planner without statistics takes the index that answers a query whole, and else easily one that fits its order only.
+CREATE INDEX tasks_by_parent_and_state ON tasks (tenant_id, parent_task_id, state) WHERE parent_task_id IS NOT NULL;
+DROP INDEX tasks_leased;
+CREATE INDEX tasks_leased ON tasks (tenant_id, agent_id, leased) WHERE leased = 1;
+DROP INDEX task_dependencies_by_dependency;
+CREATE INDEX task_dependencies_by_dependency ON task_dependencies (tenant_id, depends_on, task_id);

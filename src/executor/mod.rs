@@ -13,6 +13,7 @@ pub fn operations() -> Vec<Op> {
     vec![
         Op::waiting("task_claim", Execute, claim::claim)
             .about("Claim tasks", "As an executor: take the best tasks that you can do, each with a lease. Waits for one if asked to.")
+            .waits_if(|input| input.get("wait_seconds").is_some_and(|seconds| !seconds.is_null() && *seconds != 0))
             .at("POST", "/api/v1/claims")
             .sample(|| json!({"agent_id": "agent-1", "capabilities": ["shell"]})),
         Op::write("task_heartbeat", Execute, report::heartbeat)

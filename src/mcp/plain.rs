@@ -110,7 +110,7 @@ impl Plain {
         };
         let is_plain = jsonrpc == "2.0" && method == "tools/call" && meta.progress.is_none();
         let op = shared.app.catalog.op(params.name)?;
-        if !is_plain || !op.inline {
+        if !is_plain || op.waits(&params.arguments) {
             return None;
         }
         let bound = bound.or(begun

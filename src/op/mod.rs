@@ -72,8 +72,6 @@ pub struct Op {
     pub effect: Effect,
     /// Whether repeating a call changes nothing more.
     pub idempotent: bool,
-    /// Whether it is one transaction, and does not wait for anything else.
-    pub inline: bool,
     /// Where REST has it.
     pub routes: Vec<Route>,
     /// JSON Schema 2020-12 of the input, flat and inlined.
@@ -86,6 +84,7 @@ pub struct Op {
     validator: Validator,
     /// A further schema that the input must satisfy.
     rules: Option<Validator>,
+    waits: fn(&Map<String, Value>) -> bool,
     handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
 }
 
@@ -107,7 +106,7 @@ impl Op {
         Self {
             effect: Effect::ReadOnly,
             idempotent: true,
-            inline: true,
+            waits: |_| false,
             ..op
         }
     }
@@ -126,7 +125,10 @@ impl Op {
             ctx.write(move |scope, tx| operation(scope, tx, &input))
                 .await
         });
-        Self { inline: true, ..op }
+        Self {
+            waits: |_| false,
+            ..op
+        }
     }
 
     /// An operation that waits for something between its transactions.
@@ -153,7 +155,6 @@ impl Op {
             permission,
             effect: Effect::Additive,
             idempotent: false,
-            inline: false,
             routes: Vec::new(),
             input_schema,
             output_schema: schema::of_output::<O>(),
@@ -161,6 +162,7 @@ impl Op {
             aliases: &[],
             validator,
             rules: None,
+            waits: |_| true,
             handler: Box::new(move |ctx, input| {
                 let operation = operation.clone();
                 Box::pin(async move {
@@ -197,6 +199,18 @@ impl Op {
     pub fn read_only(mut self) -> Self {
         (self.effect, self.idempotent) = (Effect::ReadOnly, true);
         self
+    }
+
+    /// Says with which input a call waits, where not every call does.
+    #[must_use]
+    pub fn waits_if(mut self, waits: fn(&Map<String, Value>) -> bool) -> Self {
+        self.waits = waits;
+        self
+    }
+
+    /// Whether a call with this input may wait for anything but its own transaction.
+    pub fn waits(&self, input: &Map<String, Value>) -> bool {
+        (self.waits)(input)
     }
 
     /// Says where REST has it.

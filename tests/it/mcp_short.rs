@@ -131,7 +131,7 @@ fn life(answers: &[Value]) -> Option<(&'static str, Value)> {
             "task_dispatch",
             json!({"description": "Zählen \"alles\"\n\u{2028}", "task_id": "life", "task_data": {"z": 1, "a": [1.0, -0.5, 12_345_678_901_234_567_890_u64]}}),
         ),
-        1 => ("task_claim", json!({"agent_id": "a"})),
+        1 => ("task_claim", json!({"agent_id": "a", "wait_seconds": 0})),
         2 => (
             "task_notify",
             held(json!({"notification_type": "task_started"})),
