@@ -28,6 +28,7 @@ mod mcp_stdio;
 mod mcp_streams;
 mod mcp_wire;
 mod model;
+mod places;
 mod steering;
 mod store;
 mod tasks;

@@ -81,6 +81,20 @@ impl Home {
         }
     }
 
+    /// Changes the data behind the back of every server.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the store would not let it happen"
+    )]
+    pub(crate) fn execute(&self, sql: &str) {
+        match self.database() {
+            Some(url) => execute_in(&url, format!("SET baton.tenant = '*'; {sql}")),
+            None => rusqlite::Connection::open(self.path().join("baton.db"))
+                .and_then(|database| database.execute_batch(sql))
+                .expect("the statements work"),
+        }
+    }
+
     /// Opens the store without a server.
     pub(crate) fn open(&self) -> Store {
         Store::open(&self.place(), Hub::default(), &Clock::system()).expect("opens")
@@ -100,7 +114,11 @@ impl Drop for Home {
 
 /// Runs a statement on the server, on a thread of its own: a runtime's must not block.
 fn execute(server: &str, sql: String) {
-    let server = format!("{server}/postgres");
+    execute_in(&format!("{server}/postgres"), sql);
+}
+
+fn execute_in(url: &str, sql: String) {
+    let server = url.to_owned();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
