@@ -2,7 +2,7 @@
 //! `/t/{tenant}`. What comes in is checked here before rmcp sees it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -35,6 +35,8 @@ use crate::sessions;
 /// How long a process keeps an idle legacy session alive; after that the next request goes on from the database. rmcp
 /// counts neither an open stream nor a running call as activity.
 const SESSION_IDLE: Duration = Duration::from_hours(1);
+/// How long a session without requests stays on this process, up to twice as long.
+const REST: Duration = Duration::from_secs(30);
 /// How often an open event stream looks whether its session was ended on another process.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the last answers may take to leave when the server stops.
@@ -62,6 +64,36 @@ struct Live {
     /// Whether rmcp has all of it, as long as it has it at all.
     is_here: AtomicBool,
     turn: Arc<Mutex<()>>,
+    /// Requests being answered, event streams among them.
+    open: AtomicUsize,
+    /// Whether there was a request since the last round of [`Door::rest`].
+    is_used: AtomicBool,
+}
+
+/// A request of a session, until its answer has been sent.
+struct Visit(Arc<Live>);
+
+impl Visit {
+    fn new(live: Arc<Live>) -> Self {
+        live.open.fetch_add(1, Ordering::SeqCst);
+        Self(live)
+    }
+
+    /// Lasts as long as `response`.
+    fn until_sent(self, response: Response) -> Response {
+        let (parts, body) = response.into_parts();
+        let body = body.into_data_stream().inspect(move |_| {
+            let _ = &self;
+        });
+        Response::from_parts(parts, Body::from_stream(body))
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.is_used.store(true, Ordering::SeqCst);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Live {
@@ -70,21 +102,23 @@ impl Live {
             owner: owner.clone(),
             is_here: AtomicBool::new(false),
             turn: Arc::default(),
+            open: AtomicUsize::new(0),
+            is_used: AtomicBool::new(true),
         })
     }
 }
 
 /// All routes of MCP, to be mounted behind the guard of `http`.
 pub fn router(app: &App) -> Router {
-    routes(app, true)
+    routes(app, true).1
 }
 
 /// As [`router`], but rmcp answers every call, for tests that compare.
 pub fn router_of_rmcp(app: &App) -> Router {
-    routes(app, false)
+    routes(app, false).1
 }
 
-fn routes(app: &App, short: bool) -> Router {
+fn routes(app: &App, short: bool) -> (Door, Router) {
     let shared = super::shared(app);
     let kill = CancellationToken::new();
     let (stopping, killer) = (app.clone(), kill.clone());
@@ -99,6 +133,16 @@ fn routes(app: &App, short: bool) -> Router {
         live: Arc::default(),
         listeners: Arc::new(Semaphore::new(app.config.max_listeners)),
     };
+    let resting = door.clone();
+    shared.pumps.spawn(async move {
+        let stopping = resting.shared.stopping().clone();
+        while !stopping.is_cancelled() {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(REST) => resting.rest().await,
+            }
+        }
+    });
     let mut config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(true)
         .with_json_response(true)
@@ -132,18 +176,18 @@ fn routes(app: &App, short: bool) -> Router {
         .route("/messages", post(super::sse::message))
         .route("/t/{tenant}/messages", post(super::sse::message))
         .with_state(sse)
-        .layer(from_fn_with_state(door, name_tenant));
+        .layer(from_fn_with_state(door.clone(), name_tenant));
     if !short {
-        return streamable.merge(sse);
+        return (door, streamable.merge(sse));
     }
     let short = Short {
         shared,
         long: streamable,
     };
-    Router::new()
+    let short = Router::new()
         .route_service("/mcp", short.clone())
-        .route_service("/t/{tenant}/mcp", short)
-        .merge(sse)
+        .route_service("/t/{tenant}/mcp", short);
+    (door, short.merge(sse))
 }
 
 fn manager() -> LocalSessionManager {
@@ -262,7 +306,7 @@ impl Door {
             return response;
         };
         let live = Live::new(&named);
-        live.is_here.store(true, Ordering::Release);
+        live.is_here.store(true, Ordering::SeqCst);
         self.live.insert(id.clone(), live);
         if let Err(error) = at_hand.keep(&self.ctx(&named), &id).await {
             self.close(&id).await;
@@ -325,29 +369,57 @@ impl Door {
     ) -> Response {
         let live = self.live.entry(id.to_owned());
         let live = live.or_insert_with(|| Live::new(owner)).clone();
-        let is_here = async || self.is_live(id).await && live.is_here.load(Ordering::Acquire);
+        let visit = Visit::new(live.clone());
+        let is_here = async || live.is_here.load(Ordering::SeqCst) && self.is_live(id).await;
         if is_here().await {
-            return answer.await;
+            return visit.until_sent(answer.await);
         }
         let turn = live.turn.clone().lock_owned().await;
         if is_here().await {
             drop(turn);
-            return answer.await;
+            return visit.until_sent(answer.await);
         }
         if !self.has_room().await {
             return self.is_full();
         }
-        live.is_here.store(false, Ordering::Release);
+        live.is_here.store(false, Ordering::SeqCst);
         // A client that leaves half-way must not leave half a session behind.
         let work = NAMED.scope(owner.0.clone(), async move {
             let response = answer.await;
-            live.is_here.store(true, Ordering::Release);
+            live.is_here.store(true, Ordering::SeqCst);
             drop(turn);
-            response
+            visit.until_sent(response)
         });
         match self.shared.pumps.spawn(work).await {
             Ok(response) => response,
             Err(error) => failed(&Error::internal(error)),
+        }
+    }
+
+    /// Lets go of sessions that had no request since the last round: what rmcp holds for one is 110 KB, and the next
+    /// request goes on from the database.
+    async fn rest(&self) {
+        let all = self
+            .live
+            .iter()
+            .map(|live| (live.key().clone(), live.value().clone()));
+        let all: Vec<_> = all.collect();
+        for (id, live) in all {
+            let is_busy = || live.open.load(Ordering::SeqCst) > 0;
+            let is_here = live.is_here.load(Ordering::SeqCst);
+            if !is_here || live.is_used.swap(false, Ordering::SeqCst) || is_busy() {
+                continue;
+            }
+            let Ok(_turn) = live.turn.clone().try_lock_owned() else {
+                continue;
+            };
+            // Who comes from here on waits for the turn; who came before is seen.
+            live.is_here.store(false, Ordering::SeqCst);
+            if is_busy() {
+                live.is_here.store(true, Ordering::SeqCst);
+            } else {
+                self.let_go(&id).await;
+            }
         }
     }
 
@@ -363,6 +435,10 @@ impl Door {
     /// Ends this process's copy of a session.
     async fn close(&self, id: &str) {
         self.live.remove(id);
+        self.let_go(id).await;
+    }
+
+    async fn let_go(&self, id: &str) {
         if let Err(error) = self.manager.close_session(&id.into()).await {
             tracing::debug!(%error, "a session could not be closed");
         }
@@ -377,7 +453,9 @@ impl Door {
         let live = self.manager.sessions.read().await;
         let most = self.shared.app.config.max_sessions;
         if self.live.len() >= most {
-            self.live.retain(|id, _| live.contains_key(id.as_str()));
+            self.live.retain(|id, session| {
+                live.contains_key(id.as_str()) || session.open.load(Ordering::SeqCst) > 0
+            });
         }
         live.len() < most
     }
@@ -416,4 +494,76 @@ fn failed(error: &Error) -> Response {
     }
     let data = json!({"error": error.body()});
     refuse(status, code, error.message(), Some(data))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tower_service::Service as _;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Settings;
+    use crate::random::Random;
+
+    async fn send(router: &Router, method: Method, id: &str, message: Value) -> Response {
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri("/mcp")
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream");
+        let request = if id.is_empty() {
+            request
+        } else {
+            request.header(SESSION, id)
+        };
+        let request = request.body(Body::from(message.to_string())).unwrap();
+        router.clone().call(request).await.unwrap()
+    }
+
+    /// Whether the session answers; the answer is read to its end.
+    async fn answers(router: &Router, id: &str) -> bool {
+        let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+        let response = send(router, Method::POST, id, ping).await;
+        let text = axum::body::to_bytes(response.into_body(), MAX_BYTES).await;
+        String::from_utf8_lossy(&text.unwrap()).contains("\"result\":{}")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_at_rest_takes_no_room_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            data: Some(folder.path().to_owned()),
+            ..Settings::default()
+        };
+        let config = settings.complete(Settings::default()).unwrap();
+        let app = App::open(config, Clock::system(), Random::system()).unwrap();
+        let (door, router) = routes(&app, true);
+        let client = json!({"name": "test", "version": "1"});
+        let params =
+            json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        let initialize =
+            json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
+        let begun = send(&router, Method::POST, "", initialize).await;
+        let id = begun.headers()[SESSION].to_str().unwrap().to_owned();
+        drop(begun);
+        for _ in 0..3 {
+            assert!(answers(&router, &id).await);
+            door.rest().await;
+            assert!(door.is_live(&id).await, "it was used in this round");
+            door.rest().await;
+            assert!(!door.is_live(&id).await);
+        }
+        let stream = send(&router, Method::GET, &id, Value::Null).await;
+        for _ in 0..3 {
+            door.rest().await;
+            assert!(door.is_live(&id).await, "its stream is open");
+        }
+        drop(stream);
+        door.rest().await;
+        door.rest().await;
+        assert!(!door.is_live(&id).await);
+        assert!(answers(&router, &id).await);
+    }
 }
