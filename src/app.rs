@@ -13,10 +13,12 @@ use crate::ctx::System;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
-use crate::tasks;
+use crate::{sessions, tasks};
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
+/// How often sessions are looked for that nobody comes back to.
+const FORGET: Duration = Duration::from_mins(1);
 /// When calls that still wait are answered that they can't go on, counted from the moment when the server begins to stop:
 /// shortly before connections are cut, so that few are cut without a word.
 const LAST_CALL: Duration = Duration::from_secs(6);
@@ -51,21 +53,38 @@ impl App {
         })
     }
 
-    /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due.
+    /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due, and the removal of
+    /// sessions that nobody comes back to.
     pub fn start_workers(&self) {
+        self.start(
+            REAP,
+            |system| async move { tasks::reap::tick(&system).await },
+        );
+        self.start(
+            FORGET,
+            |system| async move { sessions::tick(&system).await },
+        );
+    }
+
+    /// Runs `tick` until the server stops, at once again while there is something to do.
+    fn start<T, F>(&self, pause: Duration, tick: T)
+    where
+        T: Fn(System) -> F + Send + 'static,
+        F: Future<Output = Result<usize>> + Send,
+    {
         let (system, stopping) = (self.system.clone(), self.stopping.clone());
         self.workers.spawn(async move {
             while !stopping.is_cancelled() {
-                match tasks::reap::tick(&system).await {
+                match tick(system.clone()).await {
                     Ok(0) => {
                         tokio::select! {
                             () = stopping.cancelled() => {}
-                            () = tokio::time::sleep(REAP) => {}
+                            () = tokio::time::sleep(pause) => {}
                         }
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::warn!(error = ?error, "the reaper could not do its round");
+                        tracing::warn!(error = ?error, "a worker could not do its round");
                         tokio::time::sleep(REAP * 4).await;
                     }
                 }

@@ -45,6 +45,11 @@ pub const ALL: &[Code] = &[
         "The disk of the server is full; nothing was written.",
     ),
     code(
+        "initialize_too_long",
+        Kind::Invalid,
+        "What a legacy client says of itself in `initialize` is longer than is kept.",
+    ),
+    code(
         "internal",
         Kind::Internal,
         "A fault of the server; its log says more.",
@@ -213,6 +218,11 @@ pub const ALL: &[Code] = &[
         "too_many_sessions",
         Kind::Unavailable,
         "This server has as many sessions of older clients as it may; come back after `retry_after_seconds`.",
+    ),
+    code(
+        "too_many_subscriptions",
+        Kind::Invalid,
+        "A session subscribes to as many resources as it may; end some subscriptions.",
     ),
     code(
         "too_many_waiting",

@@ -7,6 +7,7 @@
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
 //! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
+//! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations;
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
@@ -30,6 +31,7 @@ pub mod orchestrator;
 pub mod outbound;
 pub mod page;
 pub mod random;
+pub mod sessions;
 pub mod store;
 pub mod tasks;
 pub mod transport;

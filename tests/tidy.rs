@@ -26,6 +26,7 @@ const LAYERS: [&[&str]; 12] = [
         "projects",
         "providers",
         "resources",
+        "sessions",
         "tasks",
         "tools",
         "webhooks",

@@ -3,7 +3,6 @@
 //! Outside, an event is a `CloudEvents` 1.0 object. Whoever shows events (MCP notifications, webhooks, audit) reads them
 //! from here by [`after`] and is woken by the store's hub.
 
-mod follow;
 mod store;
 
 use serde::Serialize;
@@ -15,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::id::NotificationId;
 use crate::store::{Entry, Sequence, Tx};
 
-pub use follow::Follow;
 pub use store::{after, head, latest_of, verify};
 
 /// An event as it stands in the log.

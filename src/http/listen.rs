@@ -10,7 +10,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -60,15 +60,8 @@ pub(super) async fn listen(
             }
             continue;
         };
-        let (stopping, cut) = (stopping.clone(), cut.clone());
-        let connection = converse(stream, router.clone(), stopping);
-        connections.spawn(async move {
-            tokio::select! {
-                () = connection => {}
-                () = cut.cancelled() => {}
-            }
-            drop(slot);
-        });
+        let ends = (stopping.clone(), cut.clone());
+        connections.spawn(converse(stream, router.clone(), ends, slot));
     }
     drop(listener);
     connections.close();
@@ -117,26 +110,68 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn converse(stream: TcpStream, router: Router, stopping: CancellationToken) {
-    let service = TowerToHyperService::new(router);
+/// Serves one connection, in one future without copies: what waits here is multiplied by thousands of idle listeners.
+async fn converse(
+    stream: TcpStream,
+    router: Router,
+    (stopping, cut): (CancellationToken, CancellationToken),
+    _slot: OwnedSemaphorePermit,
+) {
+    let speaks_http2 = tokio::select! {
+        spoken = tokio::time::timeout(HEAD, speaks_http2(&stream)) => spoken,
+        () = stopping.cancelled() => return,
+    };
+    let Ok(Ok(speaks_http2)) = speaks_http2 else {
+        return;
+    };
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD);
     builder.http2().timer(TokioTimer::new());
+    let builder = if speaks_http2 {
+        builder.http2_only()
+    } else {
+        builder.http1_only()
+    };
     let stream = Patient::new(stream, HEAD, UNREAD);
+    let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut is_stopping = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = stopping.cancelled(), if !is_stopping => {
+                connection.as_mut().graceful_shutdown();
+                is_stopping = true;
+            }
+            () = cut.cancelled() => return,
         }
     };
     if let Err(error) = ended {
         tracing::debug!(error, "a connection ended early");
+    }
+}
+
+/// Whether the connection begins as HTTP/2 does. The server's own detection takes the first bytes out of the stream,
+/// for which each connection then holds a buffer of twice the size.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8; 3] = b"PRI";
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let mut begin = [0; PREFACE.len()];
+        let count = stream.peek(&mut begin).await?;
+        if count == 0 || begin[..count] != PREFACE[..count] {
+            return Ok(false);
+        }
+        if count == PREFACE.len() {
+            return Ok(true);
+        }
+        // What was seen stays there to be seen, so there is nothing to wait on.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 
@@ -172,5 +207,37 @@ mod tests {
         let mut answer = Vec::new();
         call.read_to_end(&mut answer).await.unwrap();
         assert!(answer.is_empty());
+    }
+
+    #[tokio::test]
+    async fn both_versions_are_told_apart_by_their_first_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopping = CancellationToken::new();
+        let router = Router::new().route("/", get(|| async { "here" }));
+        let mut serving = JoinSet::new();
+        serving.spawn(listen(listener, router, 8, stopping.clone(), GRACE));
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let mut modern = TcpStream::connect(address).await.unwrap();
+        modern.write_all(b"PR").await.unwrap();
+        let mut plain = TcpStream::connect(address).await.unwrap();
+        plain
+            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        plain.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.ends_with("here"), "{answer}");
+        modern
+            .write_all(b"I * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        modern.write_all(&settings).await.unwrap();
+        let mut frame = [0; 9];
+        modern.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame[3], 4, "the answer begins with settings: {frame:?}");
+        stopping.cancel();
+        serving.join_next().await.unwrap().unwrap().unwrap();
     }
 }

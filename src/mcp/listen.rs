@@ -1,28 +1,35 @@
 //! What happens elsewhere, told to those who listen: legacy sessions that subscribed, and modern
-//! `subscriptions/listen` streams. Both follow the tenant's log.
+//! `subscriptions/listen` requests. rmcp's own handler of these costs 60 KB a listener and can't read the log before it
+//! acknowledges; messages are made of its types, so that they look the same. How they leave is the transport's.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
-use rmcp::service::{SubscriptionContext, SubscriptionSendError};
+use rmcp::model::{
+    GetMeta, NotificationMetaObject, ProtocolVersion, RequestId, RequestMetaObject,
+    ResourceUpdatedNotification, ResourceUpdatedNotificationParam, ServerNotification,
+    ServerResult, SubscriptionFilter, SubscriptionsAcknowledgedNotification,
+    SubscriptionsAcknowledgedNotificationParams, SubscriptionsListenResult,
+};
+use rmcp::service::RequestContext;
 use rmcp::{ErrorData, Peer, RoleServer};
 
-use super::session::{SUBSCRIPTIONS, Session, Shared};
+use super::feed::{Change, Follower, News};
+use super::session::{Session, Shared};
 use super::{content, protocol_error};
-use crate::catalog::Catalog;
 use crate::ctx::Ctx;
-use crate::events::{Event, Follow};
+use crate::sessions::SUBSCRIPTIONS;
 
 /// How long a client may leave a notification unread before its session is given up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Each changed resource once, in the order of the changes.
-fn changes(catalog: &Catalog, events: &[Event]) -> Vec<String> {
-    let mut uris: Vec<String> = Vec::new();
-    for uri in events.iter().flat_map(|event| catalog.changed_by(event)) {
-        if !uris.contains(&uri) {
+/// Each changed resource that is wanted once, in the order of the changes.
+fn wanted(news: &News, is_wanted: impl Fn(&Change) -> bool) -> Vec<&str> {
+    let mut uris: Vec<&str> = Vec::new();
+    for change in news.changes() {
+        let uri = change.uri.as_str();
+        if is_wanted(change) && !uris.contains(&uri) {
             uris.push(uri);
         }
     }
@@ -36,29 +43,24 @@ pub(super) async fn pump(
     session: &Arc<Session>,
     peer: Peer<RoleServer>,
 ) {
-    let Ok(mut follow) = Follow::from_now(ctx).await else {
+    let Ok(mut follower) = shared.feeds.follow(ctx).await else {
         tracing::warn!("a session will hear of no changes: the log can't be read");
         return;
     };
-    let (catalog, ended, stopping) = (
-        shared.app.catalog.clone(),
-        session.ended.clone(),
-        shared.app.stopping().clone(),
-    );
+    let (ended, stopping) = (session.ended.clone(), shared.app.stopping().clone());
     // An `Arc` would keep the session alive for ever.
     let session = Arc::downgrade(session);
     shared.pumps.spawn(async move {
         loop {
-            let events = tokio::select! {
+            let news = tokio::select! {
                 () = ended.cancelled() => break,
                 () = stopping.cancelled() => break,
-                events = follow.next() => events,
+                news = follower.next() => news,
             };
-            let (Ok(events), Some(session)) = (events, session.upgrade()) else {
+            let (Ok(news), Some(session)) = (news, session.upgrade()) else {
                 break;
             };
-            let mut uris = changes(&catalog, &events);
-            uris.retain(|uri| session.subscribed().contains(uri));
+            let uris = wanted(&news, |change| session.wants(change));
             drop(session);
             for uri in uris {
                 let sent = peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri));
@@ -70,47 +72,128 @@ pub(super) async fn pump(
     });
 }
 
-/// What of a filter is honoured: updates of resources that can exist, and changes of lists (which never change yet).
-pub(super) fn accepted(catalog: &Catalog, requested: &SubscriptionFilter) -> SubscriptionFilter {
-    let mut accepted = requested.clone();
-    if let Some(uris) = &mut accepted.resource_subscriptions {
-        uris.retain(|uri| content::is_known_kind(catalog, uri));
-        // The acknowledgement shows what is left.
-        uris.truncate(SUBSCRIPTIONS);
-    }
-    accepted
+/// Whether a request is of the era that has `subscriptions/listen`; what is not quite so is rmcp's to refuse.
+pub(crate) fn knows_listeners(meta: &RequestMetaObject) -> bool {
+    let modern = ProtocolVersion::V_2026_07_28;
+    meta.missing_required_keys(&modern).is_empty() && meta.protocol_version() == Some(modern)
 }
 
-/// Tells a modern listener of changes, until it cancels or the server stops.
-pub(super) async fn listen(
-    shared: &Shared,
-    session: &Session,
-    ctx: &Ctx,
-    cx: &SubscriptionContext,
-) -> Result<(), ErrorData> {
-    let mut follow = match session.take_before(ctx.tenant()) {
-        Some(follow) => follow,
-        None => Follow::from_now(ctx)
-            .await
-            .map_err(|error| protocol_error(&error))?,
-    };
-    let sink = cx.sink().clone();
-    let wanted = cx.accepted().resource_subscriptions.clone();
-    let wanted: HashSet<String> = wanted.unwrap_or_default().into_iter().collect();
-    loop {
-        let events = tokio::select! {
-            () = cx.cancelled() => return Ok(()),
-            () = shared.app.stopping().cancelled() => return Ok(()),
-            events = follow.next() => events.map_err(|error| protocol_error(&error))?,
-        };
-        for uri in changes(&shared.app.catalog, &events) {
-            if !wanted.contains(&uri) {
-                continue;
-            }
-            match sink.notify_resource_updated(uri).await {
-                Ok(()) | Err(SubscriptionSendError::NotificationNotAccepted(_)) => {}
-                Err(_) => return Ok(()),
+/// One `subscriptions/listen` request that is being served.
+pub(crate) struct Listener {
+    id: RequestId,
+    follower: Follower,
+    /// What of the filter is honoured. The `taskIds` of the tasks extension will stand beside it.
+    accepted: SubscriptionFilter,
+    wanted: HashSet<String>,
+}
+
+impl Listener {
+    /// Begins to follow the tenant of `ctx`; what is committed from here on will be told.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub(crate) async fn begin(
+        shared: &Shared,
+        ctx: &Ctx,
+        id: RequestId,
+        requested: SubscriptionFilter,
+    ) -> Result<Self, ErrorData> {
+        let follower = shared.feeds.follow(ctx).await;
+        let accepted = accepted(shared, requested);
+        let uris = accepted.resource_subscriptions.iter().flatten();
+        Ok(Self {
+            id,
+            follower: follower.map_err(|error| protocol_error(&error))?,
+            wanted: uris.cloned().collect(),
+            accepted,
+        })
+    }
+
+    /// The first message: what will be told.
+    pub(crate) fn acknowledgement(&mut self) -> ServerNotification {
+        // Nobody asks again, and a thousand listeners need not remember it.
+        let accepted = std::mem::take(&mut self.accepted);
+        let mut message = SubscriptionsAcknowledgedNotification::new(
+            SubscriptionsAcknowledgedNotificationParams::new(accepted),
+        );
+        let mut meta = NotificationMetaObject::new();
+        meta.set_subscription_id(self.id.clone());
+        message.extensions.insert(meta);
+        ServerNotification::SubscriptionsAcknowledgedNotification(message)
+    }
+
+    /// The next messages. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub(crate) async fn next(&mut self) -> Result<Vec<ServerNotification>, ErrorData> {
+        loop {
+            let news = self.follower.next().await;
+            let news = news.map_err(|error| protocol_error(&error))?;
+            let uris = wanted(&news, |change| self.wanted.contains(&change.uri));
+            if !uris.is_empty() {
+                return Ok(uris.into_iter().map(|uri| self.updated(uri)).collect());
             }
         }
     }
+
+    fn updated(&self, uri: &str) -> ServerNotification {
+        let param = ResourceUpdatedNotificationParam::new(uri);
+        let mut message = ServerNotification::ResourceUpdatedNotification(
+            ResourceUpdatedNotification::new(param),
+        );
+        message.get_meta_mut().set_subscription_id(self.id.clone());
+        message
+    }
+
+    /// The last message, when it is the server that ends it.
+    pub(crate) fn farewell(&self, shared: &Shared) -> ServerResult {
+        let mut result = SubscriptionsListenResult::complete(self.id.clone());
+        result.meta.set_server_info(shared.info.server_info.clone());
+        ServerResult::SubscriptionsListenResult(result)
+    }
+
+    /// What the request is to be called in an answer.
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+}
+
+/// What of a filter is honoured: what the server announces, of resources that can exist.
+fn accepted(shared: &Shared, requested: SubscriptionFilter) -> SubscriptionFilter {
+    let mut accepted = requested.supported_by(&shared.info.capabilities);
+    if let Some(uris) = &mut accepted.resource_subscriptions {
+        uris.retain(|uri| content::is_known_kind(&shared.app.catalog, uri));
+        // The acknowledgement shows what is left.
+        uris.truncate(SUBSCRIPTIONS as usize);
+    }
+    accepted
+        .resource_subscriptions
+        .take_if(|uris| uris.is_empty());
+    accepted
+}
+
+/// Serves a listener on a connection that rmcp drives, until the client cancels or the server stops.
+pub(super) async fn serve(
+    shared: &Shared,
+    ctx: &Ctx,
+    requested: SubscriptionFilter,
+    cx: &RequestContext<RoleServer>,
+) -> Result<ServerResult, ErrorData> {
+    let mut listener = Listener::begin(shared, ctx, cx.id.clone(), requested).await?;
+    let gone = |error| ErrorData::internal_error(format!("the client is gone: {error}"), None);
+    let first = listener.acknowledgement();
+    cx.peer.send_notification(first).await.map_err(gone)?;
+    loop {
+        let messages = tokio::select! {
+            () = cx.ct.cancelled() => break,
+            () = shared.app.stopping().cancelled() => break,
+            messages = listener.next() => messages?,
+        };
+        for message in messages {
+            cx.peer.send_notification(message).await.map_err(gone)?;
+        }
+    }
+    // rmcp sends no answer to a request that was cancelled.
+    Ok(listener.farewell(shared))
 }

@@ -2,11 +2,13 @@
 //! How messages come and go is `transport`'s.
 
 mod content;
+mod feed;
 mod listen;
 mod params;
 mod plain;
 mod server;
 mod session;
+mod stored;
 mod tools;
 
 use rmcp::ErrorData;
@@ -15,9 +17,11 @@ use serde_json::json;
 
 use crate::error::{Error, Kind};
 
+pub(crate) use listen::{Listener, knows_listeners};
 pub(crate) use plain::Plain;
-pub(crate) use server::{Edge, NAMED, Named};
+pub(crate) use server::{Edge, Front, NAMED, Named};
 pub(crate) use session::Shared;
+pub(crate) use stored::{AtHand, Kept};
 
 /// An error that is the protocol's and not a tool's: JSON-RPC shows it.
 fn protocol_error(error: &Error) -> ErrorData {

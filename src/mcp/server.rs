@@ -6,22 +6,23 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CustomRequest,
-    CustomResult, GetPromptRequestParams, GetPromptResponse, Implementation,
-    InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
-    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-    ReadResourceRequestParams, ReadResourceResponse, ServerConfig, SubscribeRequestParams,
-    SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    CallToolRequestParams, CallToolResponse, ClientNotification, ClientRequest,
+    CompleteRequestParams, CompleteResult, CustomRequest, CustomResult, GetPromptRequestParams,
+    GetPromptResponse, Implementation, InitializeRequestParams, InitializeResult,
+    ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+    PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+    RequestMetaObject, ServerConfig, ServerResult, SubscribeRequestParams, Tool,
+    UnsubscribeRequestParams,
 };
-use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
-use rmcp::{ErrorData, RoleServer, ServerHandler};
+use rmcp::service::{NotificationContext, RequestContext};
+use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
 
 use super::plain::Plain;
-use super::session::{Begun, SUBSCRIPTIONS, Session, Shared};
+use super::session::{Begun, Session, Shared};
+use super::stored;
 use super::{content, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
-use crate::events::Follow;
 use crate::id::TenantId;
 
 /// Where a request's `_meta` names its tenant.
@@ -40,8 +41,12 @@ pub(crate) struct Named(pub(crate) Option<TenantId>);
 impl Named {
     /// Whether both are of one tenant. Who names none is of the default one.
     pub(crate) fn agrees(&self, other: &Self) -> bool {
-        let tenant = |named: &Self| named.0.clone().unwrap_or_else(TenantId::default_tenant);
-        tenant(self) == tenant(other)
+        self.tenant() == other.tenant()
+    }
+
+    /// The tenant, where `_meta` does not choose.
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.0.clone().unwrap_or_else(TenantId::default_tenant)
     }
 }
 
@@ -59,7 +64,7 @@ impl Edge {
         Self {
             shared: shared.clone(),
             bound,
-            session: Session::new(),
+            session: stored::session_at_hand(),
         }
     }
 
@@ -85,14 +90,11 @@ impl Edge {
         let bound = named
             .and_then(|named| named.0.as_ref())
             .or(self.bound.as_ref())
-            .or(session.map(|begun| &begun.tenant));
-        let meta = meta_tenant(cx);
-        let tenant = choose_tenant(bound, &[("_meta[\"dev.baton/tenant\"]", meta)])?;
-        Ok(self
-            .shared
-            .app
-            .system
-            .ctx(tenant, &actor(cx.client_info().as_ref())))
+            .or(session.map(|begun| &begun.tenant))
+            .or(self.session.serves.get());
+        let tenant = tenant(bound, &cx.meta)?;
+        let actor = actor(cx.client_info().as_ref());
+        Ok(self.shared.app.system.ctx(tenant, &actor))
     }
 
     /// Runs a method. rmcp never answers a request whose handler panicked, so panics become answers here.
@@ -117,9 +119,29 @@ pub(super) async fn caught<T>(
     })
 }
 
+impl Shared {
+    /// The context of a modern request over HTTP that rmcp does not see.
+    pub(crate) fn ctx(
+        &self,
+        named: &Named,
+        meta: &RequestMetaObject,
+    ) -> std::result::Result<Ctx, ErrorData> {
+        let tenant = tenant(named.0.as_ref(), meta).map_err(|error| protocol_error(&error))?;
+        Ok(self
+            .app
+            .system
+            .ctx(tenant, &actor(meta.client_info().as_ref())))
+    }
+}
+
+/// The tenant of a request that is bound to `bound`, if it is.
+fn tenant(bound: Option<&TenantId>, meta: &RequestMetaObject) -> Result<TenantId> {
+    choose_tenant(bound, &[("_meta[\"dev.baton/tenant\"]", meta_tenant(meta))])
+}
+
 /// The tenant that the request's `_meta` names; what is no text is no tenant's name either.
-fn meta_tenant(cx: &RequestContext<RoleServer>) -> Option<&str> {
-    let value = cx.meta.get(TENANT_META)?;
+fn meta_tenant(meta: &RequestMetaObject) -> Option<&str> {
+    let value = meta.get(TENANT_META)?;
     Some(value.as_str().unwrap_or(""))
 }
 
@@ -163,7 +185,7 @@ impl ServerHandler for Edge {
             let result = self.negotiate_initialize(&request)?;
             let begun = Begun {
                 tenant: ctx.tenant().clone(),
-                is_bound: meta_tenant(&cx).is_some(),
+                is_bound: self.session.serves.get().is_some() || meta_tenant(&cx.meta).is_some(),
                 is_legacy: result.protocol_version == request.protocol_version
                     && result.protocol_version.has_initialize(),
                 client: request.client_info,
@@ -292,14 +314,8 @@ impl ServerHandler for Edge {
                     "a session subscribes for the tenant of its initialize; begin another session";
                 return Err(protocol_error(&Error::invalid("tenant_conflict", message)));
             }
-            let mut subscribed = self.session.subscribed();
-            if subscribed.len() >= SUBSCRIPTIONS {
-                let message =
-                    format!("a session may subscribe to {SUBSCRIPTIONS} resources at most");
-                return Err(ErrorData::invalid_params(message, None));
-            }
-            subscribed.insert(request.uri.clone());
-            Ok(())
+            let subscribed = self.session.subscribe(&ctx, &request.uri).await;
+            subscribed.map_err(|error| protocol_error(&error))
         })
         .await
     }
@@ -309,29 +325,9 @@ impl ServerHandler for Edge {
         request: UnsubscribeRequestParams,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<(), ErrorData> {
-        self.run(&cx, async |_| {
-            self.session.subscribed().remove(&request.uri);
-            Ok(())
-        })
-        .await
-    }
-
-    fn accepted_subscription_filter(
-        &self,
-        requested: &SubscriptionFilter,
-    ) -> Option<SubscriptionFilter> {
-        // The listener is acknowledged next: what is committed from here on is news to it. Here the tenant is known
-        // unless `_meta` names it.
-        let tenant = self.bound.clone().unwrap_or_else(TenantId::default_tenant);
-        let ctx = self.shared.app.system.ctx(tenant, "mcp");
-        let follow = Follow::from_now(&ctx).now_or_never().and_then(Result::ok);
-        self.session.keep_before(follow);
-        Some(listen::accepted(&self.shared.app.catalog, requested))
-    }
-
-    async fn listen(&self, cx: SubscriptionContext) -> std::result::Result<(), ErrorData> {
-        self.run(cx.request_context(), async |ctx| {
-            listen::listen(&self.shared, &self.session, &ctx, &cx).await
+        self.run(&cx, async |ctx| {
+            let ended = self.session.unsubscribe(&ctx, &request.uri).await;
+            ended.map_err(|error| protocol_error(&error))
         })
         .await
     }
@@ -342,5 +338,44 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<CustomResult, ErrorData> {
         self.run(&cx, async |_| Err(params::refusal(request))).await
+    }
+}
+
+/// The handler as connections that rmcp drives see it: modern listeners are ours. Over HTTP the transport takes them
+/// out before rmcp.
+pub(crate) struct Front(pub(crate) Edge);
+
+impl Service<RoleServer> for Front {
+    async fn handle_request(
+        &self,
+        request: ClientRequest,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<ServerResult, ErrorData> {
+        match request {
+            ClientRequest::SubscriptionsListenRequest(request)
+                if listen::knows_listeners(&cx.meta) =>
+            {
+                let filter = request.params.notifications;
+                let serve = async |ctx| listen::serve(&self.0.shared, &ctx, filter, &cx).await;
+                self.0.run(&cx, serve).await
+            }
+            request => Service::handle_request(&self.0, request, cx).await,
+        }
+    }
+
+    async fn handle_notification(
+        &self,
+        notification: ClientNotification,
+        cx: NotificationContext<RoleServer>,
+    ) -> std::result::Result<(), ErrorData> {
+        Service::handle_notification(&self.0, notification, cx).await
+    }
+
+    fn get_info(&self) -> ServerConfig {
+        ServerHandler::get_info(&self.0)
+    }
+
+    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
+        ServerHandler::supported_protocol_versions(&self.0)
     }
 }

@@ -7,31 +7,39 @@ use rmcp::model::{Implementation, ServerCapabilities, ServerConfig, Tool};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::feed::{Change, Feeds};
 use super::tools;
 use crate::app::App;
-use crate::events::Follow;
+use crate::ctx::Ctx;
+use crate::error::Result;
 use crate::id::TenantId;
-
-/// URIs that one legacy session or one modern listener may subscribe to.
-pub(super) const SUBSCRIPTIONS: usize = 1_000;
+use crate::sessions;
 
 /// What the handlers of one process share.
 pub(crate) struct Shared {
     pub(crate) app: App,
     pub(super) tools: Vec<Tool>,
     pub(super) info: ServerConfig,
+    pub(super) feeds: Arc<Feeds>,
     pub(crate) pumps: TaskTracker,
 }
 
 impl Shared {
     pub(crate) fn new(app: App) -> Self {
         let tools = tools::project(&app.catalog);
+        let pumps = TaskTracker::new();
         Self {
             tools,
             info: info(),
+            feeds: Feeds::new(app.catalog.clone(), pumps.clone()),
             app,
-            pumps: TaskTracker::new(),
+            pumps,
         }
+    }
+
+    /// Cancelled when the server begins to stop.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        self.app.stopping()
     }
 }
 
@@ -55,11 +63,13 @@ fn info() -> ServerConfig {
 /// One legacy session, or one modern request, or one pipe. Dropped when it ends.
 pub(crate) struct Session {
     pub(super) ended: CancellationToken,
+    /// What it is called in the database, if it is kept there: then its subscriptions are there too.
+    stored: OnceLock<String>,
     subscribed: Mutex<HashSet<String>>,
     /// Who sent `initialize`.
     pub(super) begun: OnceLock<Begun>,
-    /// The log as it was before a listener was acknowledged.
-    before: Mutex<Option<Follow>>,
+    /// The tenant that its `initialize` chose, when another process answered that.
+    pub(super) serves: OnceLock<TenantId>,
     _guard: DropGuard,
 }
 
@@ -78,29 +88,56 @@ impl Session {
     pub(super) fn new() -> Arc<Self> {
         let ended = CancellationToken::new();
         Arc::new(Self {
+            stored: OnceLock::new(),
             subscribed: Mutex::default(),
             begun: OnceLock::new(),
-            before: Mutex::default(),
+            serves: OnceLock::new(),
             _guard: ended.clone().drop_guard(),
             ended,
         })
     }
 
-    /// The URIs that the session subscribed to.
-    pub(super) fn subscribed(&self) -> MutexGuard<'_, HashSet<String>> {
+    /// The session is kept in the database from now on, or was all along.
+    pub(super) fn is_stored_as(&self, id: &str) {
+        let _ = self.stored.set(id.to_owned());
+    }
+
+    /// Whether it subscribed to what has changed.
+    pub(super) fn wants(&self, change: &Change) -> bool {
+        match self.stored.get() {
+            Some(id) => change
+                .sessions
+                .as_ref()
+                .is_some_and(|sessions| sessions.contains(id)),
+            None => self.subscribed().contains(&change.uri),
+        }
+    }
+
+    /// Subscribes to a resource of the tenant of `ctx`.
+    pub(super) async fn subscribe(&self, ctx: &Ctx, uri: &str) -> Result<()> {
+        if let Some(id) = self.stored.get() {
+            return sessions::subscribe(ctx, id, uri).await;
+        }
+        let mut subscribed = self.subscribed();
+        if subscribed.len() >= sessions::SUBSCRIPTIONS as usize {
+            return Err(sessions::too_many_subscriptions());
+        }
+        subscribed.insert(uri.to_owned());
+        Ok(())
+    }
+
+    /// Ends a subscription, if there is one.
+    pub(super) async fn unsubscribe(&self, ctx: &Ctx, uri: &str) -> Result<()> {
+        if let Some(id) = self.stored.get() {
+            return sessions::unsubscribe(ctx, id, uri).await;
+        }
+        self.subscribed().remove(uri);
+        Ok(())
+    }
+
+    fn subscribed(&self) -> MutexGuard<'_, HashSet<String>> {
         self.subscribed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps the log as it is now, for a listener that is about to be acknowledged.
-    pub(super) fn keep_before(&self, follow: Option<Follow>) {
-        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = follow;
-    }
-
-    /// The log of `tenant` as it was before the listener was acknowledged, if it was kept.
-    pub(super) fn take_before(&self, tenant: &TenantId) -> Option<Follow> {
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        before.take_if(|follow| follow.tenant() == tenant)
     }
 }

@@ -9,6 +9,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/0001_tasks.sql")),
     (2, include_str!("../../migrations/0002_lists.sql")),
     (4, include_str!("../../migrations/0004_workers.sql")),
+    (5, include_str!("../../migrations/0005_sessions.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is still turned into an event.
 const LONGEST: usize = 64 << 20;
 /// A comment, which clients skip.
-const SIGN_OF_LIFE: Bytes = Bytes::from_static(b":\n\n");
+pub(super) const SIGN_OF_LIFE: Bytes = Bytes::from_static(b":\n\n");
 
 /// Pieces of a stream of events.
 pub(super) type Events = BoxStream<'static, Result<Bytes, axum::Error>>;

@@ -6,6 +6,7 @@ mod body;
 mod early;
 mod http;
 mod line;
+mod listen;
 mod plain;
 mod sse;
 pub mod stdio;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::mcp::{Edge, Shared};
+use crate::mcp::{Edge, Front, Shared};
 
 pub use http::{router, router_of_rmcp};
 use wire::Refusal;
@@ -47,7 +48,7 @@ pub async fn serve_pipes(
         Some((call.id().clone(), call.answer().boxed()))
     };
     let stop = app.stopping().clone();
-    stdio::serve_with(edge, Box::new(recognise), (input, output), stop).await
+    stdio::serve_with(Front(edge), Box::new(recognise), (input, output), stop).await
 }
 
 /// What the handlers of one process share.

@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::wire::{self, Frame, Refusal};
 use super::{answer, body, no_room, refuse, too_many_sessions};
-use crate::mcp::{Edge, Named, Shared};
+use crate::mcp::{Edge, Front, Named, Shared};
 
 /// Requests of one session whose answers the client has not read. rmcp queues answers without bound, so a client that
 /// posts and does not read is stopped here.
@@ -160,7 +160,7 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         unanswered: unanswered.clone(),
     };
     server.0.live.insert(id.clone(), live);
-    let edge = Edge::new(&server.0.shared, owner.0);
+    let edge = Front(Edge::new(&server.0.shared, owner.0));
     let (running, token) = (server.clone(), ended.clone());
     let session = id.clone();
     server.0.shared.pumps.spawn(async move {
@@ -245,7 +245,8 @@ pub(super) async fn message(
         return refuse(
             StatusCode::NOT_FOUND,
             -32600,
-            "there is no such session; open /sse again",
+            "no such session has its stream in this process; HTTP+SSE sessions live in one process: open /sse again, \
+             and with several processes route by sessionId, or use /mcp, whose sessions every process serves",
             None,
         );
     };

@@ -22,6 +22,7 @@ mod lifecycle;
 mod mcp_edge;
 mod mcp_http;
 mod mcp_sessions;
+mod mcp_sessions_anywhere;
 mod mcp_short;
 mod mcp_sse;
 mod mcp_stdio;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::http::HttpServer;
+use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{Events, in_time, modern, tool};
 
 async fn dispatch(server: &HttpServer, path: &str, id: &str) {
@@ -49,6 +49,96 @@ async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
         "{end}"
     );
     assert!(stream.next().await.is_none());
+}
+
+/// What goes over the wire, to the byte, as rmcp's own handler writes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listeners_stream_is_what_the_protocol_says() {
+    let server = HttpServer::start().await;
+    let uris = ["baton://tasks/a", "baton://no"];
+    let filter = json!({"resourceSubscriptions": uris, "toolsListChanged": true, "taskIds": ["a"]});
+    let mut message = modern("subscriptions/listen", json!({"notifications": filter}));
+    message["id"] = "l:0".into();
+    let mut stream = Events::of(server.modern("/mcp", &message)).await;
+    assert_eq!(stream.header("cache-control"), "no-cache");
+    assert_eq!(stream.header("x-accel-buffering"), "no");
+    let id = r#""_meta":{"io.modelcontextprotocol/subscriptionId":"l:0"}"#;
+    let expected = format!(
+        "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{{{id},\
+         \"notifications\":{{\"resourceSubscriptions\":[\"baton://tasks/a\"]}}}}}}\n\n"
+    );
+    assert_eq!(stream.chunk().await.unwrap(), expected);
+    dispatch(&server, "/mcp", "a").await;
+    let expected = format!(
+        "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/resources/updated\",\"params\":{{{id},\
+         \"uri\":\"baton://tasks/a\"}}}}\n\n"
+    );
+    assert_eq!(stream.chunk().await.unwrap(), expected);
+    in_time(server.stop()).await;
+    let last = stream.chunk().await.unwrap();
+    let begin = r#"data: {"jsonrpc":"2.0","id":"l:0","result":{"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"#;
+    let end = r#""},"io.modelcontextprotocol/subscriptionId":"l:0"}}}"#;
+    assert!(last.starts_with(begin), "{last}");
+    assert!(last.ends_with(&format!("{end}\n\n")), "{last}");
+    assert!(stream.chunk().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_listener_is_said_before_it_begins() {
+    let server = HttpServer::start().await;
+    let listen = |params: Value| modern("subscriptions/listen", params);
+    let filter = json!({"notifications": {}});
+    let mut foreign = filter.clone();
+    foreign["_meta"]["dev.baton/tenant"] = "other".into();
+    let answer = Answer::of(server.modern("/t/acme/mcp", &listen(foreign))).await;
+    assert_eq!(answer.body["error"]["code"], -32602, "{}", answer.text);
+    assert_eq!(answer.body["id"], 1);
+    assert!(answer.text.contains("tenant_conflict"), "{}", answer.text);
+    let wrong = json!({"notifications": {"resourceSubscriptions": "all"}});
+    let answer = Answer::of(server.modern("/mcp", &listen(wrong))).await;
+    assert_eq!(answer.body["error"]["code"], -32602, "{}", answer.text);
+    let place = "/params/notifications/resourceSubscriptions";
+    assert!(answer.text.contains(place), "{}", answer.text);
+    let mut bare = listen(filter.clone());
+    bare["params"]["_meta"] = json!({});
+    let answer = Answer::of(server.modern("/mcp", &bare)).await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    let json = server.modern("/mcp", &listen(filter.clone()));
+    let json = json.header("accept", "application/json");
+    let begun = Events::of(json).await.data().await;
+    assert_eq!(begun["params"]["notifications"], json!({}), "{begun}");
+    let session = server.session("/mcp", "2025-11-25").await;
+    let answer = session.ask("subscriptions/listen", filter).await;
+    assert_eq!(answer["error"]["code"], -32601, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_reads_nothing_for_long_has_missed_nothing() {
+    let server = HttpServer::start().await;
+    let ids: Vec<_> = (0..600).map(|number| format!("t{number}")).collect();
+    let uris: Vec<_> = ids.iter().map(|id| format!("baton://tasks/{id}")).collect();
+    let filter = json!({"resourceSubscriptions": uris});
+    let message = modern("subscriptions/listen", json!({"notifications": filter}));
+    let mut slow = Events::of(server.modern("/mcp", &message)).await;
+    let mut other = Events::of(server.modern("/mcp", &message)).await;
+    for stream in [&mut slow, &mut other] {
+        let ack = stream.data().await;
+        assert_eq!(ack["params"]["notifications"], filter, "{ack}");
+    }
+    let ctx = server.app.system.ctx("default".parse().unwrap(), "test");
+    for id in &ids {
+        let Value::Object(input) = json!({"description": "x", "task_id": id}) else {
+            unreachable!()
+        };
+        let dispatched = server.app.catalog.call(ctx.clone(), "task_dispatch", input);
+        dispatched.await.unwrap();
+    }
+    for stream in [&mut other, &mut slow] {
+        for uri in &uris {
+            let heard = stream.data().await;
+            assert_eq!(heard["params"]["uri"], *uri, "{heard}");
+        }
+    }
 }
 
 /// A wait for the task `t`, with a progress token.

@@ -1,6 +1,7 @@
 //! The in-process server with its HTTP edge on a free port, and a client that shows everything of an answer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use baton::app::App;
@@ -23,6 +24,7 @@ pub(crate) struct Builder {
     extra: Router,
     foreseeable: bool,
     long_way: bool,
+    home: Option<Arc<Home>>,
 }
 
 impl Builder {
@@ -50,9 +52,15 @@ impl Builder {
         self
     }
 
+    /// On the database of another server, as one more process would be.
+    pub(crate) fn beside(mut self, other: &HttpServer) -> Self {
+        self.home = Some(other.home.clone());
+        self
+    }
+
     /// Starts it.
     pub(crate) async fn start(self) -> HttpServer {
-        let home = Home::new();
+        let home = self.home.unwrap_or_else(|| Arc::new(Home::new()));
         let mut settings = self.settings;
         home.settle(&mut settings);
         let config = settings.complete(Settings::default()).unwrap();
@@ -97,8 +105,8 @@ fn client() -> reqwest::Client {
 pub(crate) struct HttpServer {
     pub(crate) app: App,
     pub(crate) address: SocketAddr,
-    /// Its place, gone with the server.
-    pub(crate) home: Home,
+    /// Its place, gone with the last server on it.
+    pub(crate) home: Arc<Home>,
     serving: JoinSet<std::io::Result<()>>,
     http: reqwest::Client,
 }

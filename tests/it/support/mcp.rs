@@ -98,6 +98,16 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// The same session, used on another server.
+    pub(crate) fn on<'a>(&self, server: &'a HttpServer) -> Session<'a> {
+        Session {
+            server,
+            path: self.path.clone(),
+            id: self.id.clone(),
+            answer: self.answer.clone(),
+        }
+    }
+
     /// A request in this session.
     pub(crate) fn request(&self, method: Method) -> RequestBuilder {
         self.server

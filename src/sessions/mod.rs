@@ -1,0 +1,181 @@
+//! Sessions of legacy MCP clients, kept so that every process on the database can go on with what another began: whose
+//! one is, what its `initialize` said, and what it subscribed to. What its messages mean is `mcp`'s.
+
+mod store;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::clock::Time;
+use crate::ctx::{Ctx, Scope, System};
+use crate::error::{Error, Result};
+use crate::id::TenantId;
+use crate::store::Tx;
+
+pub use store::subscribers;
+
+/// How long a session is kept after its client was last seen.
+pub const KEPT: Duration = Duration::from_hours(24);
+/// How exactly it is known when a client was last seen: each call would be a write otherwise.
+const EXACT: Duration = Duration::from_mins(10);
+/// URIs that a session may subscribe to.
+pub const SUBSCRIPTIONS: u32 = 1_000;
+/// The longest `initialize` that is kept.
+const LONGEST: usize = 16 << 10;
+/// Sessions removed in one round.
+const BATCH: u32 = 200;
+
+/// A session as the database knows it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Unique and unguessable.
+    pub id: String,
+    /// The tenant that it is for, where its `initialize` chose one.
+    pub serves: Option<TenantId>,
+    /// What `initialize` said, as JSON.
+    pub initialize: String,
+    /// When its client was last seen, within ten minutes.
+    seen: Time,
+}
+
+/// Where a session and its subscriptions are found.
+struct Place {
+    tenant: TenantId,
+    id: String,
+    serves: Option<TenantId>,
+}
+
+/// Keeps a session that was begun for the tenant of `ctx`.
+///
+/// # Errors
+/// `initialize_too_long`, or a failure of the database.
+pub async fn begin(
+    ctx: &Ctx,
+    id: &str,
+    serves: Option<TenantId>,
+    initialize: String,
+) -> Result<()> {
+    if initialize.len() > LONGEST {
+        let message = format!("the params of initialize are longer than {LONGEST} bytes");
+        return Err(Error::invalid("initialize_too_long", message));
+    }
+    let (id, serves) = (
+        id.to_owned(),
+        serves.filter(|serves| serves != ctx.tenant()),
+    );
+    ctx.write(move |scope, tx| {
+        let session = Session {
+            id: id.clone(),
+            serves: serves.clone(),
+            initialize: initialize.clone(),
+            seen: scope.steady(),
+        };
+        store::insert(tx, &session)
+    })
+    .await
+}
+
+/// The session `id` of the tenant of `ctx`, whose client is seen now.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn find(ctx: &Ctx, id: &str) -> Result<Option<Session>> {
+    let key = id.to_owned();
+    let find = move |scope: &Scope, tx: &mut Tx<'_>| {
+        let found = store::find(tx, &key)?;
+        let found = found.map(|session| (scope.steady().since(session.seen), session));
+        Ok(found.filter(|(unseen, _)| *unseen < KEPT))
+    };
+    let Some((unseen, session)) = ctx.read(find).await? else {
+        return Ok(None);
+    };
+    if unseen > EXACT {
+        let key = id.to_owned();
+        ctx.write(move |scope, tx| store::see(tx, &key, scope.steady()))
+            .await?;
+    }
+    Ok(Some(session))
+}
+
+/// Forgets a session of `tenant` and its subscriptions.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn end(system: &System, tenant: &TenantId, session: &Session) -> Result<()> {
+    let place = Place {
+        tenant: tenant.clone(),
+        id: session.id.clone(),
+        serves: session.serves.clone(),
+    };
+    forget(system, place, Time::from_micros(i64::MAX)).await
+}
+
+/// Forgets a session unless its client was seen after `limit`.
+async fn forget(system: &System, place: Place, limit: Time) -> Result<()> {
+    let (id, key) = (place.id.clone(), place.id);
+    let delete = move |_: &Scope, tx: &mut Tx<'_>| {
+        let is_gone = store::delete(tx, &key, limit)?;
+        if is_gone {
+            store::delete_subscriptions(tx, &key)?;
+        }
+        Ok(is_gone)
+    };
+    let is_gone = system.on_behalf_of(place.tenant).write(delete).await?;
+    let Some(serves) = place.serves.filter(|_| is_gone) else {
+        return Ok(());
+    };
+    let delete = move |_: &Scope, tx: &mut Tx<'_>| store::delete_subscriptions(tx, &id);
+    system.on_behalf_of(serves).write(delete).await
+}
+
+/// Subscribes the session to a resource of the tenant of `ctx`.
+///
+/// # Errors
+/// `too_many_subscriptions`, or a failure of the database.
+pub async fn subscribe(ctx: &Ctx, id: &str, uri: &str) -> Result<()> {
+    let (id, uri) = (id.to_owned(), uri.to_owned());
+    ctx.write(move |_, tx| {
+        if store::count_subscriptions(tx, &id)? >= i64::from(SUBSCRIPTIONS) {
+            return Err(too_many_subscriptions());
+        }
+        store::subscribe(tx, &id, &uri)
+    })
+    .await
+}
+
+/// The refusal of one subscription more than a session may have.
+pub fn too_many_subscriptions() -> Error {
+    let message = format!("a session may subscribe to {SUBSCRIPTIONS} resources at most");
+    Error::invalid("too_many_subscriptions", message)
+}
+
+/// Ends a subscription, if there is one.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn unsubscribe(ctx: &Ctx, id: &str, uri: &str) -> Result<()> {
+    let (id, uri) = (id.to_owned(), uri.to_owned());
+    ctx.write(move |_, tx| store::unsubscribe(tx, &id, &uri))
+        .await
+}
+
+/// Removes sessions whose clients have not been seen for [`KEPT`], over all tenants, and says how many it looked at.
+/// Any number of processes may do so at once.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn tick(system: &System) -> Result<usize> {
+    let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
+    let limit = Time::from_micros(system.clock().steady().as_micros() - kept);
+    let old = system
+        .survey(move |tx| store::unseen_since(tx, limit, BATCH))
+        .await?;
+    let count = old.len();
+    let rounds = old.into_iter().map(|place| forget(system, place, limit));
+    join_all(rounds)
+        .await
+        .into_iter()
+        .collect::<Result<Vec<()>>>()?;
+    Ok(count)
+}

@@ -1,0 +1,142 @@
+//! SQL of sessions.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{Place, Session};
+use crate::clock::Time;
+use crate::error::Result;
+use crate::store::{SystemTx, Tx, vals};
+
+/// URIs in one statement.
+const URIS: usize = 8;
+
+pub(super) fn insert(tx: &mut Tx<'_>, session: &Session) -> Result<()> {
+    tx.execute(
+        "INSERT INTO sessions (tenant_id, session_id, serves_tenant, seen_at, initialize) VALUES ($1, $2, $3, $4, $5)",
+        &vals![
+            tx.tenant(),
+            &session.id,
+            session.serves.as_ref(),
+            session.seen,
+            &session.initialize
+        ],
+    )
+    .map(drop)
+}
+
+pub(super) fn find(tx: &mut Tx<'_>, id: &str) -> Result<Option<Session>> {
+    let row = tx.query_opt(
+        "SELECT session_id, serves_tenant, initialize, seen_at FROM sessions WHERE tenant_id = $1 AND session_id = $2",
+        &vals![tx.tenant(), id],
+    )?;
+    row.map(|mut row| {
+        Ok(Session {
+            id: row.get(0)?,
+            serves: row.get(1)?,
+            initialize: row.get(2)?,
+            seen: row.get(3)?,
+        })
+    })
+    .transpose()
+}
+
+pub(super) fn see(tx: &mut Tx<'_>, id: &str, now: Time) -> Result<()> {
+    tx.execute(
+        "UPDATE sessions SET seen_at = $3 WHERE tenant_id = $1 AND session_id = $2 AND seen_at < $3",
+        &vals![tx.tenant(), id, now],
+    )
+    .map(drop)
+}
+
+/// Whether it was there, and its client not seen after `limit`.
+pub(super) fn delete(tx: &mut Tx<'_>, id: &str, limit: Time) -> Result<bool> {
+    tx.execute(
+        "DELETE FROM sessions WHERE tenant_id = $1 AND session_id = $2 AND seen_at <= $3",
+        &vals![tx.tenant(), id, limit],
+    )
+    .map(|count| count > 0)
+}
+
+/// At most `limit` sessions over all tenants whose clients have not been seen since `time`, with whom they serve.
+pub(super) fn unseen_since(tx: &mut SystemTx<'_>, time: Time, limit: u32) -> Result<Vec<Place>> {
+    let rows = tx.query(
+        "SELECT tenant_id, session_id, serves_tenant FROM sessions WHERE seen_at <= $1 ORDER BY seen_at LIMIT $2",
+        &vals![time, limit],
+    )?;
+    rows.into_iter()
+        .map(|mut row| {
+            Ok(Place {
+                tenant: row.get(0)?,
+                id: row.get(1)?,
+                serves: row.get(2)?,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn subscribe(tx: &mut Tx<'_>, id: &str, uri: &str) -> Result<()> {
+    tx.execute(
+        "INSERT INTO session_subscriptions (tenant_id, uri, session_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        &vals![tx.tenant(), uri, id],
+    )
+    .map(drop)
+}
+
+pub(super) fn unsubscribe(tx: &mut Tx<'_>, id: &str, uri: &str) -> Result<()> {
+    tx.execute(
+        "DELETE FROM session_subscriptions WHERE tenant_id = $1 AND uri = $2 AND session_id = $3",
+        &vals![tx.tenant(), uri, id],
+    )
+    .map(drop)
+}
+
+pub(super) fn delete_subscriptions(tx: &mut Tx<'_>, id: &str) -> Result<()> {
+    tx.execute(
+        "DELETE FROM session_subscriptions WHERE tenant_id = $1 AND session_id = $2",
+        &vals![tx.tenant(), id],
+    )
+    .map(drop)
+}
+
+pub(super) fn count_subscriptions(tx: &mut Tx<'_>, id: &str) -> Result<i64> {
+    let row = tx.query_opt(
+        "SELECT count(*) FROM session_subscriptions WHERE tenant_id = $1 AND session_id = $2",
+        &vals![tx.tenant(), id],
+    )?;
+    row.map_or(Ok(0), |mut row| row.get(0))
+}
+
+/// The sessions that subscribed to each of `uris`; those that nobody did are left out.
+///
+/// # Errors
+/// A failure of the database.
+pub fn subscribers(
+    tx: &mut Tx<'_>,
+    uris: &BTreeSet<&str>,
+) -> Result<HashMap<String, HashSet<String>>> {
+    let mut found: HashMap<String, HashSet<String>> = HashMap::new();
+    let uris: Vec<&str> = uris.iter().copied().collect();
+    for some in uris.chunks(URIS) {
+        // The last one again where there are fewer.
+        let uri = |index: usize| *some.get(index).unwrap_or(&some[some.len() - 1]);
+        let rows = tx.query(
+            "SELECT uri, session_id FROM session_subscriptions
+             WHERE tenant_id = $1 AND uri IN ($2, $3, $4, $5, $6, $7, $8, $9)",
+            &vals![
+                tx.tenant(),
+                uri(0),
+                uri(1),
+                uri(2),
+                uri(3),
+                uri(4),
+                uri(5),
+                uri(6),
+                uri(7)
+            ],
+        )?;
+        for mut row in rows {
+            found.entry(row.get(0)?).or_default().insert(row.get(1)?);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,166 @@
+//! `subscriptions/listen` over modern HTTP: a stream of events that belongs to no task, so that an idle listener costs
+//! little more than its connection. Whatever is not quite such a request goes on to rmcp, which says what is wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use rmcp::ErrorData;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientRequest, GetMeta, RequestId, RequestMetaObject,
+    ServerJsonRpcMessage, SubscriptionFilter,
+};
+
+use super::http::MODERN;
+use super::wire::MAX_BYTES;
+use super::{early, refuse};
+use crate::mcp::{Listener, Named, Shared, knows_listeners};
+
+/// How often a silent stream says that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const METHOD: &str = "subscriptions/listen";
+
+/// The middleware.
+pub(super) async fn serve(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !is_for_us(request.headers()) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
+        return refuse(StatusCode::BAD_REQUEST, -32700, "the body broke off", None);
+    };
+    let Some((id, meta, filter)) = read(&body) else {
+        return next.run(Request::from_parts(parts, Body::from(body))).await;
+    };
+    let named = parts.extensions.get::<Named>().cloned();
+    match begin(&shared, &named.unwrap_or_default(), &meta, &id, filter).await {
+        Ok(listener) => stream(shared, listener),
+        Err(error) => {
+            let answer = ServerJsonRpcMessage::error(error, Some(id));
+            (
+                StatusCode::OK,
+                [(header::CONTENT_TYPE, "application/json")],
+                text(&answer),
+            )
+                .into_response()
+        }
+    }
+}
+
+/// By its headers; rmcp answers those that lack one.
+fn is_for_us(headers: &HeaderMap) -> bool {
+    let is = |name: &str, wanted: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().is_some_and(|value| value == wanted) && values.next().is_none()
+    };
+    is("mcp-method", METHOD)
+        && is("mcp-protocol-version", MODERN)
+        && has_media_type(headers, &header::CONTENT_TYPE, "application/json")
+        && has_media_type(headers, &header::ACCEPT, "application/json")
+        && has_media_type(headers, &header::ACCEPT, "text/event-stream")
+}
+
+fn has_media_type(headers: &HeaderMap, name: &header::HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|value| value.split(';').next())
+        .any(|value| value.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// The request in `body`, if rmcp would find nothing wrong with it.
+fn read(body: &[u8]) -> Option<(RequestId, RequestMetaObject, SubscriptionFilter)> {
+    let ClientJsonRpcMessage::Request(message) = serde_json::from_slice(body).ok()? else {
+        return None;
+    };
+    let meta = message.request.get_meta().clone();
+    match message.request {
+        ClientRequest::SubscriptionsListenRequest(request) if knows_listeners(&meta) => {
+            Some((message.id, meta, request.params.notifications))
+        }
+        _ => None,
+    }
+}
+
+async fn begin(
+    shared: &Shared,
+    named: &Named,
+    meta: &RequestMetaObject,
+    id: &RequestId,
+    filter: SubscriptionFilter,
+) -> Result<Listener, ErrorData> {
+    let ctx = shared.ctx(named, meta)?;
+    Listener::begin(shared, &ctx, id.clone(), filter).await
+}
+
+/// What the stream of a listener says next.
+enum Stage {
+    Acknowledge(Listener),
+    Listen(Listener),
+    Over,
+}
+
+fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
+    let pieces = stream::unfold(Stage::Acknowledge(listener), move |stage| {
+        let shared = shared.clone();
+        async move {
+            match stage {
+                Stage::Acknowledge(mut listener) => {
+                    let first = listener.acknowledgement();
+                    let piece = event(&ServerJsonRpcMessage::notification(first));
+                    Some((piece, Stage::Listen(listener)))
+                }
+                Stage::Listen(listener) => Some(step(&shared, listener).await),
+                Stage::Over => None,
+            }
+        }
+    });
+    early::respond(pieces.map(Ok).boxed())
+}
+
+async fn step(shared: &Shared, mut listener: Listener) -> (Bytes, Stage) {
+    let messages = tokio::select! {
+        () = shared.stopping().cancelled() => {
+            let last = listener.farewell(shared);
+            let last = ServerJsonRpcMessage::response(last, listener.id().clone());
+            return (event(&last), Stage::Over);
+        }
+        messages = listener.next() => messages,
+        () = tokio::time::sleep(KEEP_ALIVE) => {
+            return (early::SIGN_OF_LIFE, Stage::Listen(listener));
+        }
+    };
+    match messages {
+        Ok(messages) => {
+            let messages = messages.into_iter().map(ServerJsonRpcMessage::notification);
+            let pieces: Vec<_> = messages.map(|message| event(&message)).collect();
+            (pieces.concat().into(), Stage::Listen(listener))
+        }
+        Err(error) => {
+            let last = ServerJsonRpcMessage::error(error, Some(listener.id().clone()));
+            (event(&last), Stage::Over)
+        }
+    }
+}
+
+fn text(message: &ServerJsonRpcMessage) -> String {
+    serde_json::to_string(message).unwrap_or_else(|error| {
+        tracing::error!(%error, "a message could not be written");
+        String::new()
+    })
+}
+
+/// As rmcp writes it.
+fn event(message: &ServerJsonRpcMessage) -> Bytes {
+    format!("data: {}\n\n", text(message)).into()
+}
