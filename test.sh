@@ -2,12 +2,13 @@
 # Everything CI does, or a part of it:
 #   ./test.sh            all of it
 #   ./test.sh quick      fmt, clippy, cargo test: while working
+#   ./test.sh postgres   cargo test on PostgreSQL
 #   ./test.sh clients    real MCP clients against the release binary
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
 #   ./test.sh bench      the benchmark, beside a bare rmcp server
 #
 # Needs Rust, Node, Python 3.11 and a network; installs the rest by name into a cache folder outside the checkout
-# (BATON_TEST_CACHE) and builds in CARGO_TARGET_DIR, which lies there too unless it is set.
+# (BATON_TEST_CACHE), PostgreSQL from Debian's packages where there is none, and builds in CARGO_TARGET_DIR, which lies there too unless it is set.
 
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -95,6 +96,28 @@ need_clients() {
     installed "$cache/npm" "${npm[*]}" bash -c 'make_npm "$@"' - "$cache/npm" "${npm[@]}"
 }
 
+# PostgreSQL's programs; the tests start clusters of their own.
+install_postgres() {
+    local sudo=(sudo)
+    if [[ "$(id -u)" == 0 ]]; then sudo=(); fi
+    # The package would make a cluster, and start it.
+    "${sudo[@]}" mkdir -p /etc/postgresql-common/createcluster.d
+    echo "create_main_cluster = false" | "${sudo[@]}" tee /etc/postgresql-common/createcluster.d/baton-test.conf >/dev/null
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends postgresql
+}
+export -f install_postgres
+
+need_postgres() {
+    python3 tests/torture/cluster.py && return
+    step "install postgresql" 600 bash -c install_postgres || { failed=$((failed + 1)) && finish; }
+}
+
+on_postgres() {
+    need_postgres
+    step "cargo test, on PostgreSQL" 1200 python3 tests/torture/cluster.py cargo test --locked --quiet --test it || true
+}
+
 quick() {
     step "cargo fmt" 120 cargo fmt --all --check || true
     step "cargo clippy" 1200 cargo clippy --locked --all-targets -- -D warnings || true
@@ -123,11 +146,13 @@ bench_code() {
 
 everything() {
     quick
+    on_postgres
     step "cargo doc" 900 env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps || true
     need_deny
     step "cargo deny" 300 cargo deny --locked check bans licenses sources || true
     release
     clients
+    step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py python3 tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
     torture 8 480
     bench_code
@@ -142,11 +167,12 @@ finish() {
 case "${1:-}" in
 "") everything ;;
 quick) quick ;;
+postgres) on_postgres ;;
 clients) release && clients ;;
-torture) release && torture 200 5400 ;;
+torture) need_postgres && release && torture 200 5400 ;;
 bench) release && step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

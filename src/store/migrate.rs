@@ -8,8 +8,8 @@ use crate::error::{Error, Kind, Result};
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../migrations/0001_tasks.sql")),
     (2, include_str!("../../migrations/0002_lists.sql")),
-    (4, include_str!("../../migrations/0004_workers.sql")),
-    (5, include_str!("../../migrations/0005_sessions.sql")),
+    (3, include_str!("../../migrations/0003_workers.sql")),
+    (4, include_str!("../../migrations/0004_sessions.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -1,11 +1,17 @@
 """Starts the real binary for a script and says where it listens; knows nothing of MCP."""
 
 import contextlib
+import hashlib
 import os
+import pathlib
 import re
 import signal
 import subprocess
+import sys
 import threading
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "torture"))
+import cluster  # noqa: E402
 
 ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+")
 
@@ -13,7 +19,19 @@ ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+")
 def environment(home, **extra):
     """The caller's environment without its Baton settings, and with a home folder that the run may fill."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BATON_", "XDG_"))}
-    return kept | {"HOME": str(home)} | extra
+    return kept | {"HOME": str(home)} | database(home) | extra
+
+
+def database(home):
+    """Where the data is, when the tests are for PostgreSQL: a database for each home folder."""
+    server = os.environ.get("BATON_TEST_DATABASE")
+    if not server:
+        return {}
+    name = "baton_" + hashlib.sha256(str(home).encode()).hexdigest()[:16]
+    # There may be one already: the home folder is used again.
+    made = [cluster.program("psql"), f"{server}/postgres", "-Xqc", f"CREATE DATABASE {name}"]
+    subprocess.run(made, capture_output=True, check=False)
+    return {"BATON_DATABASE": f"{server}/{name}"}
 
 
 class Server:

@@ -1,4 +1,9 @@
-"""A PostgreSQL cluster of the test's own: on a free port of loopback, gone with the test. It may be killed like everything else."""
+#!/usr/bin/env python3
+"""A PostgreSQL cluster of the test's own: on a free port of loopback, gone with the test. It may be killed like everything else.
+
+    cluster.py COMMAND…   runs the command with BATON_TEST_DATABASE naming such a cluster, which forgets what a crash would lose
+    cluster.py            says by its exit code whether PostgreSQL is installed
+"""
 
 import glob
 import os
@@ -7,6 +12,8 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 
 
@@ -25,7 +32,7 @@ def free_port():
 class Cluster:
     """Started, with an empty database `baton` that a plain role owns: row-level security binds it."""
 
-    def __init__(self, place):
+    def __init__(self, place, *options):
         # The server refuses to run as root.
         self.user = next((name for name in ("postgres", "nobody") if exists(name)), None) if os.geteuid() == 0 else None
         self.place, self.port = pathlib.Path(place) / "cluster", free_port()
@@ -37,9 +44,9 @@ class Cluster:
                     folder.chmod(folder.stat().st_mode | 0o011)
             shutil.chown(self.place, self.user)
         self.run(program("initdb"), "-D", self.data, "-U", "admin", "-A", "trust", "--no-sync", "-E", "UTF8")
-        self.process = None
+        self.process, self.options = None, options
         self.start()
-        self.sql("CREATE ROLE baton LOGIN NOBYPASSRLS")
+        self.sql("CREATE ROLE baton LOGIN CREATEDB NOBYPASSRLS")
         self.sql("CREATE DATABASE baton OWNER baton")
 
     @property
@@ -48,7 +55,11 @@ class Cluster:
 
     @property
     def url(self):
-        return f"postgres://baton@127.0.0.1:{self.port}/baton"
+        return f"{self.server}/baton"
+
+    @property
+    def server(self):
+        return f"postgres://baton@127.0.0.1:{self.port}"
 
     def run(self, *command):
         done = subprocess.run(command, user=self.user, cwd=self.place, capture_output=True, text=True, timeout=120, check=False)
@@ -59,8 +70,8 @@ class Cluster:
         self.run(program("psql"), f"postgres://admin@127.0.0.1:{self.port}/postgres", "-Xqc", text)
 
     def start(self):
-        # Durable as in earnest: what is acknowledged must survive a kill.
-        options = ("-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.place))
+        # Durable as in earnest unless told otherwise: what is acknowledged must survive a kill.
+        options = ("-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.place), *self.options)
         with open(self.place / "log", "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [program("postgres"), "-D", self.data, *options], user=self.user, cwd=self.place, stdout=log, stderr=log
@@ -106,3 +117,19 @@ def exists(user):
 
 def is_installed():
     return all(program(name) for name in ("initdb", "postgres", "psql"))
+
+
+def main():
+    if not sys.argv[1:]:
+        return 0 if is_installed() else 1
+    options = ("-N", "300", "-c", "fsync=off", "-c", "full_page_writes=off")
+    with tempfile.TemporaryDirectory(prefix="baton-postgres-") as place:
+        cluster = Cluster(place, *options)
+        try:
+            return subprocess.run(sys.argv[1:], env=os.environ | {"BATON_TEST_DATABASE": cluster.server}, check=False).returncode
+        finally:
+            cluster.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
