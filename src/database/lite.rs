@@ -1,5 +1,8 @@
 //! A connection to the embedded database. Durable (`synchronous=FULL`), in WAL mode.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STATEMENTS: usize = 256;
 
 /// A connection to a SQLite file.
-pub(crate) struct Lite(Connection);
+pub(crate) struct Lite {
+    connection: Connection,
+    orders: RefCell<Orders>,
+}
+
+/// Which value goes to which parameter of a statement, by where its text lies.
+type Orders = HashMap<(usize, usize), Box<[usize]>>;
 
 impl Lite {
     /// Opens the database for writing, creating it when there is none.
@@ -25,11 +34,11 @@ impl Lite {
     pub(crate) fn writer(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(fault::of_sqlite)?;
         let lite = Self::prepared(connection)?;
-        lite.0
+        lite.connection
             .pragma_update(None, "journal_mode", "WAL")
-            .and_then(|()| lite.0.pragma_update(None, "synchronous", "FULL"))
-            .and_then(|()| lite.0.pragma_update(None, "cache_size", -16_384))
-            .and_then(|()| lite.0.pragma_update(None, "foreign_keys", "OFF"))
+            .and_then(|()| lite.connection.pragma_update(None, "synchronous", "FULL"))
+            .and_then(|()| lite.connection.pragma_update(None, "cache_size", -16_384))
+            .and_then(|()| lite.connection.pragma_update(None, "foreign_keys", "OFF"))
             .map_err(fault::of_sqlite)?;
         Ok(lite)
     }
@@ -46,8 +55,15 @@ impl Lite {
     #[expect(clippy::disallowed_methods, reason = "this is where SQLite is opened")]
     pub(crate) fn in_memory() -> Result<Self> {
         Connection::open_in_memory()
-            .map(Self)
+            .map(Self::on)
             .map_err(fault::of_sqlite)
+    }
+
+    fn on(connection: Connection) -> Self {
+        Self {
+            connection,
+            orders: RefCell::default(),
+        }
     }
 
     /// Without the planner's guarantee SQLite plans a statement anew whenever a value is bound that its plan might depend
@@ -61,12 +77,12 @@ impl Lite {
             }))
             .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true))
             .map_err(fault::of_sqlite)?;
-        Ok(Self(connection))
+        Ok(Self::on(connection))
     }
 
     /// Runs a statement without parameters.
     pub(crate) fn run(&self, sql: &str) -> Result<()> {
-        self.0
+        self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.raw_execute())
             .map(drop)
@@ -75,24 +91,24 @@ impl Lite {
 
     /// Runs several statements without parameters.
     pub(crate) fn run_all(&self, sql: &str) -> Result<()> {
-        self.0.execute_batch(sql).map_err(fault::of_sqlite)
+        self.connection.execute_batch(sql).map_err(fault::of_sqlite)
     }
 
     /// Runs a statement and counts the rows that it changed.
-    pub(crate) fn execute(&self, sql: &str, values: &[Value]) -> Result<u64> {
+    pub(crate) fn execute(&self, sql: &'static str, values: &[Value]) -> Result<u64> {
         let execute = || {
-            let mut statement = self.0.prepare_cached(sql)?;
-            bind(&mut statement, values)?;
+            let mut statement = self.connection.prepare_cached(sql)?;
+            self.bind(sql, &mut statement, values)?;
             Ok(statement.raw_execute()? as u64)
         };
         execute().map_err(fault::of_sqlite)
     }
 
     /// All rows of a query.
-    pub(crate) fn query(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
+    pub(crate) fn query(&self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>> {
         let query = || {
-            let mut statement = self.0.prepare_cached(sql)?;
-            bind(&mut statement, values)?;
+            let mut statement = self.connection.prepare_cached(sql)?;
+            self.bind(sql, &mut statement, values)?;
             let columns = statement.column_count();
             let (mut found, mut rows) = (Vec::new(), statement.raw_query());
             while let Some(row) = rows.next()? {
@@ -106,9 +122,33 @@ impl Lite {
         query().map_err(fault::of_sqlite)
     }
 
+    /// SQLite takes `$2` for a name and numbers names by first appearance, so parameters are bound by their number.
+    fn bind(
+        &self,
+        sql: &'static str,
+        statement: &mut CachedStatement<'_>,
+        values: &[Value],
+    ) -> rusqlite::Result<()> {
+        let mut orders = self.orders.borrow_mut();
+        let order = match orders.entry((sql.as_ptr().addr(), sql.len())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(order(statement)?),
+        };
+        for (index, number) in order.iter().enumerate() {
+            let value = values
+                .get(number - 1)
+                .ok_or(rusqlite::Error::InvalidParameterCount(
+                    values.len(),
+                    order.len(),
+                ))?;
+            statement.raw_bind_parameter(index + 1, value)?;
+        }
+        Ok(())
+    }
+
     /// Whether no transaction is open: a full disk or an I/O error ends one by itself.
     pub(crate) fn is_autocommit(&self) -> bool {
-        self.0.is_autocommit()
+        self.connection.is_autocommit()
     }
 
     /// Changes only when another connection has committed.
@@ -118,21 +158,17 @@ impl Lite {
     }
 }
 
-/// SQLite takes `$2` for a name and numbers names by first appearance, so parameters are bound by their number.
-fn bind(statement: &mut CachedStatement<'_>, values: &[Value]) -> rusqlite::Result<()> {
+/// The numbers in the names of a statement's parameters.
+fn order(statement: &CachedStatement<'_>) -> rusqlite::Result<Box<[usize]>> {
     let count = statement.parameter_count();
-    if count > values.len() {
-        return Err(rusqlite::Error::InvalidParameterCount(values.len(), count));
-    }
-    for index in 1..=count {
-        let number = statement
+    let number = |index| {
+        statement
             .parameter_name(index)
-            .and_then(|name| name[1..].parse::<usize>().ok())
-            .filter(|number| (1..=values.len()).contains(number))
-            .ok_or(rusqlite::Error::InvalidParameterCount(values.len(), count))?;
-        statement.raw_bind_parameter(index, &values[number - 1])?;
-    }
-    Ok(())
+            .and_then(|name| name.strip_prefix('$')?.parse().ok())
+            .filter(|number| (1..=count).contains(number))
+            .ok_or(rusqlite::Error::InvalidParameterCount(index, count))
+    };
+    (1..=count).map(number).collect()
 }
 
 fn read(value: ValueRef<'_>) -> Value {

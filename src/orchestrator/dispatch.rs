@@ -221,6 +221,7 @@ fn create(scope: &Scope, input: &Dispatch, id: TaskId, fingerprint: String) -> T
         result: None,
         report: None,
         fingerprint,
+        is_awaited: false,
     }
 }
 

@@ -22,6 +22,9 @@ const GROUP: usize = 1_024;
 /// How often the writer looks for commits of other processes while somebody waits for one.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How many groups a busy writer commits before it looks for commits of other processes.
+const BUSY: u32 = 8;
+
 /// A database file with its writer and its readers.
 pub(super) struct Sqlite {
     pub(super) queue: Arc<Queue>,
@@ -79,11 +82,18 @@ impl Sqlite {
 
 /// Runs groups until the queue is closed and empty.
 fn run_writer(lite: &Lite, queue: &Queue, hub: &Hub) {
-    let mut version = lite.data_version();
+    let (mut version, mut groups) = (lite.data_version(), 0_u32);
     loop {
         let patience = if hub.is_waited_for() { LOOK } else { LOOK * 2 };
         match queue.take(GROUP, patience) {
-            Taken::Jobs(jobs) => commit_group(lite, jobs, hub),
+            Taken::Jobs(jobs) => {
+                commit_group(lite, jobs, hub);
+                groups += 1;
+                // A busy writer looks now and then.
+                if !groups.is_multiple_of(BUSY) {
+                    continue;
+                }
+            }
             Taken::Nothing => {}
             Taken::Closed => break,
         }

@@ -299,6 +299,8 @@ pub struct Task {
     pub report: Option<Report>,
     /// Tells whether a repeated dispatch is the same one.
     pub fingerprint: String,
+    /// Whether others depend on it.
+    pub is_awaited: bool,
 }
 
 /// Kinds of events that are notifications of executors lie between these two.

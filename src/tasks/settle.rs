@@ -72,7 +72,9 @@ pub(crate) fn end(
     account: Account,
 ) -> Result<Task> {
     finish(scope, tx, &mut task, ending, account)?;
-    settle_dependents(scope, tx, task.id.clone())?;
+    if task.is_awaited {
+        settle_dependents(scope, tx, task.id.clone())?;
+    }
     Ok(task)
 }
 

@@ -11,7 +11,9 @@ use crate::store::{Row, SystemTx, Tx, Value, vals};
 
 macro_rules! columns {
     () => {
-        "task_id, created_at, updated_at, state, priority, spec, run, result, report, fingerprint"
+        "task_id, created_at, updated_at, state, priority, spec, run, result, report, fingerprint,
+             EXISTS (SELECT 1 FROM task_dependencies d
+                 WHERE d.tenant_id = tasks.tenant_id AND d.depends_on = tasks.task_id)"
     };
 }
 
@@ -29,6 +31,7 @@ fn task(mut row: Row) -> Result<Task> {
         result: row.json_opt(7)?,
         report: row.json_opt(8)?,
         fingerprint: row.get(9)?,
+        is_awaited: row.get(10)?,
     })
 }
 
@@ -299,7 +302,7 @@ pub(crate) type Lane = (String, String);
 /// How many tasks `agent` holds, and the lanes with claimable tasks that are for it or for anybody. Each lane costs one
 /// look into the index, however many tasks wait in it.
 pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>)> {
-    const LANES: &str =
+    const OFFERED: &str =
         "WITH RECURSIVE lane (capabilities) AS (
              SELECT min(capabilities) FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2
              UNION ALL
@@ -313,8 +316,8 @@ pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>
             "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1",
             &mine,
         ),
-        (LANES, &anybodys),
-        (LANES, &mine),
+        (OFFERED, &anybodys),
+        (OFFERED, &mine),
     ])?;
     let mut found = found.into_iter();
     let held = found.next().and_then(|mut rows| rows.pop());
@@ -327,37 +330,35 @@ pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>
     ))
 }
 
+/// Lanes that are looked at together.
+const LANES: usize = 16;
+
 /// The best `limit` tasks of these lanes, by priority, then by age.
 pub(crate) fn best(tx: &mut Tx<'_>, lanes: &[Lane], limit: u32) -> Result<Vec<Task>> {
-    let heads: Vec<_> = lanes
-        .iter()
-        .map(|(assigned_to, lane)| vals![tx.tenant(), assigned_to, lane, limit])
-        .collect();
-    let queries: Vec<(&'static str, &[Value])> = heads
-        .iter()
-        .map(|values| {
-            let sql = "SELECT priority, created_at, task_id FROM tasks
-                 WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2 AND capabilities = $3
-                 ORDER BY priority, created_at, task_id LIMIT $4";
-            (sql, &values[..])
-        })
-        .collect();
-    let mut found: Vec<(i64, Time, TaskId)> = tx
-        .query_all(&queries)?
-        .into_iter()
-        .flatten()
-        .map(|mut row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .collect::<Result<_>>()?;
-    found.sort_unstable();
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let ids: Vec<_> = found
-        .iter()
-        .map(|(.., id)| vals![tx.tenant(), id])
-        .collect();
-    let queries: Vec<(&'static str, &[Value])> =
-        ids.iter().map(|values| (FIND, &values[..])).collect();
-    let rows = tx.query_all(&queries)?;
-    rows.into_iter().flatten().map(task).collect()
+    const HEADS: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2 AND capabilities = $3
+         ORDER BY priority, created_at, task_id LIMIT $4"
+    );
+    let mut best: Vec<Task> = Vec::new();
+    for lanes in lanes.chunks(LANES) {
+        let of_lane = |(assigned_to, lane): &Lane| vals![tx.tenant(), assigned_to, lane, limit];
+        let values: Vec<_> = lanes.iter().map(of_lane).collect();
+        let queries: Vec<(&'static str, &[Value])> =
+            values.iter().map(|values| (HEADS, &values[..])).collect();
+        for row in tx.query_all(&queries)?.into_iter().flatten() {
+            best.push(task(row)?);
+        }
+        best.sort_by(|one, other| {
+            let key = |task: &Task| (task.priority.rank(), task.created_at);
+            key(one)
+                .cmp(&key(other))
+                .then_with(|| one.id.as_str().cmp(other.id.as_str()))
+        });
+        best.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+    Ok(best)
 }
 
 /// What a list is narrowed down to.
