@@ -20,7 +20,7 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests" / "clients"))
-from server import Server  # noqa: E402
+from server import Server, cluster  # noqa: E402
 
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 LOAD, YARDSTICK = TARGET / "release" / "baton-load", TARGET / "release" / "baton-yardstick"
@@ -72,6 +72,18 @@ class Bench:
                 words = [kind, "--url", f"{server.url}/mcp", *call, *self.timed(connections)]
                 return load(*words, "--pid", server.process.pid)
 
+    def on_postgres(self, *what):
+        """The same with a PostgreSQL of its own on this machine, durable as in earnest."""
+        with tempfile.TemporaryDirectory(prefix="baton-bench-") as place:
+            server = cluster.Cluster(place)
+            server.sql("ALTER ROLE baton CREATEDB")
+            os.environ["BATON_TEST_DATABASE"] = server.server
+            try:
+                return self.http(*what)
+            finally:
+                del os.environ["BATON_TEST_DATABASE"]
+                server.close()
+
     def stdio(self, *options):
         with tempfile.TemporaryDirectory(prefix="baton-bench-") as data:
             self.seed(data)
@@ -92,6 +104,10 @@ class Bench:
         yield "task_dispatch, HTTP, 64 connections", bare, lambda: self.http("http", DISPATCH, 64)
         yield "task_dispatch, HTTP, 1 connection", bare, lambda: self.http("http", DISPATCH, 1)
         yield "whole lives, HTTP, 64 connections", bare, lambda: self.http("lives", [], 64)
+        if cluster.is_installed():
+            for kind, tenants in ("of 100 tenants", 100), ("of one tenant", 1):
+                name = f"whole lives {kind} on PostgreSQL, HTTP, 64 connections"
+                yield name, bare, lambda tenants=tenants: self.on_postgres("lives", ["--tenants", tenants], 64)
         for kind, options in ("pipes", []), ("sockets", ["--sockets"]):
             bare = f"rmcp echo, stdio over {kind}, 32 in flight"
             yield bare, None, lambda options=options: self.bare_stdio(*options)
