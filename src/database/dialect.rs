@@ -58,14 +58,12 @@ pub(crate) const MOVE_HEADS: &str = "INSERT INTO tenants (tenant_id, created_at,
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[])
     ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash";
 
-/// The transaction's id, if it wrote anything: with it, its outcome can be asked for on another connection.
-pub(crate) const TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";
-
 /// The database's clock, in microseconds since the epoch.
 pub(crate) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
-/// What became of a transaction: `committed`, `aborted`, `in progress`, or NULL when it is too long ago.
-pub(crate) const OUTCOME: &str = "SELECT pg_xact_status($1::text::xid8)";
+/// Whether row-level security does not bind the role.
+pub(crate) const IS_ABOVE: &str =
+    "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user";
 
 /// Whether an event with this number and this hash is in a tenant's log.
 pub(crate) const WITNESS: &str =

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
-use rusqlite::{CachedStatement, Connection, OpenFlags};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
 use super::fault;
 use super::value::{Row, Value};
@@ -16,6 +16,8 @@ use crate::error::Result;
 
 /// How long a connection waits for another process to finish its transaction.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for another process that makes a new database.
+const SWITCH: Duration = Duration::from_millis(5);
 /// Distinct statements are few; the default of 16 would prepare them over and over.
 const STATEMENTS: usize = 256;
 
@@ -34,9 +36,9 @@ impl Lite {
     pub(crate) fn writer(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(fault::of_sqlite)?;
         let lite = Self::prepared(connection)?;
+        lite.switch_to_wal().map_err(fault::of_sqlite)?;
         lite.connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .and_then(|()| lite.connection.pragma_update(None, "synchronous", "FULL"))
+            .pragma_update(None, "synchronous", "FULL")
             .and_then(|()| lite.connection.pragma_update(None, "cache_size", -16_384))
             .and_then(|()| lite.connection.pragma_update(None, "foreign_keys", "OFF"))
             .map_err(fault::of_sqlite)?;
@@ -78,6 +80,23 @@ impl Lite {
             .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true))
             .map_err(fault::of_sqlite)?;
         Ok(Self::on(connection))
+    }
+
+    /// A new database is switched once, by whoever comes first. SQLite does not ask the busy handler about that.
+    fn switch_to_wal(&self) -> rusqlite::Result<()> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.connection.pragma_update(None, "journal_mode", "WAL") {
+                Err(error)
+                    if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                        && waited < PATIENCE =>
+                {
+                    std::thread::sleep(SWITCH);
+                    waited += SWITCH;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Runs a statement without parameters.

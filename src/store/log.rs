@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Time;
+use crate::database::{Value, vals};
 use crate::id::TenantId;
 
 /// An event before it has its number.
@@ -162,3 +163,18 @@ pub(super) struct Head {
 
 /// An event with its tenant, its number and its hash.
 pub(super) type Numbered = (TenantId, i64, Entry, Vec<u8>);
+
+/// An event as a row of `events`, in the order of its columns.
+pub(super) fn row((tenant, number, entry, hash): Numbered) -> [Value; 9] {
+    vals![
+        &tenant,
+        number,
+        entry.id,
+        &*entry.kind,
+        entry.subject,
+        entry.actor,
+        entry.time,
+        entry.data,
+        hash
+    ]
+}

@@ -315,6 +315,12 @@ fn prepare(to: &Postgres, clock: &Clock) -> Result<String> {
         let mut pipe = Pipe::connect(to)?;
         migrate::postgres(&mut pipe)?;
         transfer::check(&mut Db::new(Backend::Postgres(&mut pipe)))?;
+        let (mut rows, _) = pipe.fly(dialect::IS_ABOVE, &[])?;
+        if rows.first_mut().map_or(Ok(false), |row| row.get(0))? {
+            tracing::warn!(
+                "row-level security does not bind this database role; serve with one that is no superuser and has no BYPASSRLS"
+            );
+        }
         let (mut rows, _) = pipe.fly(dialect::TIME, &[])?;
         clock.follow(
             rows.first_mut()

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::hub::Hub;
 use super::job::{Job, Queue, Taken};
 use super::listen::Teller;
-use super::log::{Head, Log};
+use super::log::{self, Head, Log};
 use crate::database::{Backend, Db, Fault, Param, Pipe, Postgres, Value, dialect, vals};
 use crate::error::{Error, Kind, Result};
 use crate::id::TenantId;
@@ -165,17 +165,13 @@ enum Failure {
     Again(Error),
     /// It can't be done; nothing is in the database.
     Never(Error),
-    /// The answer to COMMIT was lost.
-    InDoubt(Doubt),
+    /// The answer to COMMIT was lost; what tells whether it was done.
+    InDoubt(Option<Witness>),
 }
 
-/// What tells whether a transaction was committed. Its id alone does not: a server that crashed gives the ids of
-/// transactions that left no trace to others.
-struct Doubt {
-    id: String,
-    /// Tenant, number and hash of its last event; nobody else's has the same.
-    witness: Option<Vec<Value>>,
-}
+/// Tenant, number and hash of a transaction's last event: nobody else's has the same. (A transaction's id is no witness:
+/// a server that crashed gives the ids of transactions that left no trace to others.)
+type Witness = Vec<Value>;
 
 struct Writer {
     line: Line,
@@ -213,7 +209,7 @@ impl Writer {
                         std::thread::sleep(PAUSE * 2_u32.pow(tries));
                     }
                 }
-                Err(Failure::InDoubt(doubt)) => match self.outcome(&doubt) {
+                Err(Failure::InDoubt(witness)) => match self.outcome(&jobs, witness) {
                     // Nobody was told here; readers look for themselves.
                     Some(true) => {
                         let tenants: Vec<TenantId> = tenants(&jobs);
@@ -254,27 +250,22 @@ impl Writer {
     }
 
     /// Whether the transaction was committed, if that can be found out.
-    fn outcome(&mut self, doubt: &Doubt) -> Option<bool> {
-        let witness = doubt.witness.as_ref()?;
+    fn outcome(&mut self, jobs: &[Box<dyn Job>], witness: Option<Witness>) -> Option<bool> {
+        let witness = witness?;
+        let tenants: Vec<Value> = tenants(jobs).iter().map(Value::from).collect();
         for question in 0..QUESTIONS {
             let asked = self.line.pipe().and_then(|pipe| {
                 pipe.reset("BEGIN");
                 enter(pipe, None)?;
-                let (mut rows, _) = pipe.fly(dialect::OUTCOME, &vals![&doubt.id])?;
-                let said = rows
-                    .first_mut()
-                    .map_or(Ok(None), |row| row.get::<Option<String>>(0))?;
-                let (rows, _) = pipe.fly(dialect::WITNESS, witness)?;
-                Ok((said, !rows.is_empty()))
+                // The transaction has these locks for as long as it lives: behind them it has ended.
+                pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
+                let (rows, _) = pipe.fly(dialect::WITNESS, &witness)?;
+                Ok(!rows.is_empty())
             });
             self.line.roll_back();
-            match asked.as_ref().map(|(said, seen)| (said.as_deref(), *seen)) {
-                Ok((_, true)) => return Some(true),
-                // Committed without the witness is another transaction with the same id, so ours is gone.
-                Ok((Some("committed" | "aborted"), false)) => return Some(false),
-                // It may still run: its server process has not noticed yet that we are gone.
-                Ok((Some(_), false)) | Err(_) => std::thread::sleep(PAUSE * question.min(10)),
-                Ok((None, false)) => break,
+            match asked {
+                Ok(seen) => return Some(seen),
+                Err(_) => std::thread::sleep(PAUSE * question.min(10)),
             }
         }
         None
@@ -354,11 +345,11 @@ fn write(
     if !is_of_one {
         enter(pipe, None).map_err(|error| failure(pipe, error))?;
     }
-    let doubt = write_log(pipe, &mut log).map_err(|error| failure(pipe, error))?;
+    let witness = write_log(pipe, &mut log).map_err(|error| failure(pipe, error))?;
     pipe.defer_text("COMMIT");
     match pipe.flush() {
         Ok(_) => Ok(told),
-        Err(_) if matches!(pipe.fault(), Some((Fault::Lost, _))) => Err(Failure::InDoubt(doubt)),
+        Err(_) if matches!(pipe.fault(), Some((Fault::Lost, _))) => Err(Failure::InDoubt(witness)),
         Err(error) => Err(failure(pipe, error)),
     }
 }
@@ -381,7 +372,7 @@ fn enter(pipe: &mut Pipe, tenant: Option<&TenantId>) -> Result<()> {
 
 /// Writes the group's events and the heads of their tenants, and makes sure that everything before was taken. Returns
 /// what tells later whether it was committed.
-fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Doubt> {
+fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
     let mut witness = None;
     let mut heads = BTreeMap::new();
     for mut row in pipe.take_kept()? {
@@ -409,22 +400,13 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Doubt> {
         }
         let heads = columns.into_iter().map(Param::Many).collect();
         let mut columns: [Vec<Value>; 9] = Default::default();
-        for (tenant, number, entry, hash) in events {
-            witness = Some(vals![&tenant, number, hash.clone()].to_vec());
-            let row = vals![
-                &tenant,
-                number,
-                entry.id,
-                &*entry.kind,
-                entry.subject,
-                entry.actor,
-                entry.time,
-                entry.data,
-                hash
-            ];
+        witness = events
+            .last()
+            .map(|(tenant, number, _, hash)| vals![tenant, *number, hash.clone()].to_vec());
+        for event in events {
             columns
                 .iter_mut()
-                .zip(row)
+                .zip(log::row(event))
                 .for_each(|(column, value)| column.push(value));
         }
         pipe.defer(
@@ -434,10 +416,8 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Doubt> {
         )?;
         pipe.defer(dialect::MOVE_HEADS, heads, None)?;
     }
-    let (mut rows, _) = pipe.fly(dialect::TRANSACTION, &[])?;
-    let id: Option<String> = rows.first_mut().map_or(Ok(None), |row| row.get(0))?;
-    let id = id.ok_or_else(|| Error::internal("a transaction that writes has an id"))?;
-    Ok(Doubt { id, witness })
+    pipe.flush()?;
+    Ok(witness)
 }
 
 /// Runs reads one after another on one snapshot, and answers each at once.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::hub::Hub;
 use super::job::{Job, Queue, Taken};
-use super::log::{Head, Log};
+use super::log::{self, Head, Log};
 use super::{migrate, transfer};
 use crate::database::{Backend, Db, Lite, prepare, vals};
 use crate::error::{Error, Result};
@@ -190,22 +190,11 @@ fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {
         }
         heads.insert(tenant.clone(), head);
     }
-    for (tenant, number, entry, hash) in log.number(&mut heads) {
-        let values = vals![
-            &tenant,
-            number,
-            entry.id,
-            &*entry.kind,
-            entry.subject,
-            entry.actor,
-            entry.time,
-            entry.data,
-            hash
-        ];
+    for event in log.number(&mut heads) {
         lite.execute(
             "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &values,
+            &log::row(event),
         )?;
     }
     for (tenant, head) in heads {

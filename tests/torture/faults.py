@@ -70,6 +70,7 @@ def disk_full(binary, data):
         ballast.write_bytes(b"\0" * BALLAST)
         with Server(binary, place, *OPTIONS) as server:
             door = Http(lambda: server.url)
+            door.call("task_dispatch", task_id="first", description="x" * 50_000, tenant="filler")
             load = Load(data, lambda: Http(lambda: server.url), workers=4).start()
             time.sleep(0.5)
             error = fill(door)
@@ -78,7 +79,7 @@ def disk_full(binary, data):
             status, headers, body = clients.post(server.url, "/api/v1/tasks", {"description": "x" * 50_000})
             good = status == 503 and int(headers.get("Retry-After", 0)) > 0 and b'"disk_full"' in body
             yield "disk full: REST says 503 with Retry-After", [] if good else [f"{status} {headers} {body[:200]}"]
-            read = door.call("task_get", task_id="fills-0", tenant="filler")
+            read = door.call("task_get", task_id="first", tenant="filler")
             healthy = clients.get(server.url, "/health")[0], clients.get(server.url, "/ready")[0]
             good = read["description"] == "x" * 50_000 and healthy == (200, 200)
             yield "disk full: reads go on", [] if good else [f"{healthy}"]

@@ -103,7 +103,7 @@ struct CallArgs {
 enum Load {
     Calls(Calls),
     Lives(Lives),
-    Stdio(Child),
+    Stdio(Box<Child>),
 }
 
 impl Load {
@@ -129,13 +129,13 @@ impl Load {
                 sockets,
                 call: what,
                 command,
-            } => Self::Stdio(Child::spawn(
+            } => Self::Stdio(Box::new(Child::spawn(
                 command,
                 *sockets,
                 call(what, None),
                 args.concurrency,
                 timeout,
-            )?),
+            )?)),
         })
     }
 
