@@ -153,7 +153,7 @@ mod tests {
             os,
             home: home.into(),
             config: config.into(),
-            current: "/work/site".into(),
+            current: "/home/ada/site".into(),
         };
         let linux = places("linux", "/home/a", "/home/a/.config");
         let mac = places("macos", "/Users/a", "/Users/a/Library/Application Support");
@@ -181,7 +181,7 @@ mod tests {
                 Host::ClaudeCode,
                 Scope::Project,
                 &linux,
-                "/work/site/.mcp.json",
+                "/home/ada/site/.mcp.json",
             ),
             (
                 Host::Cursor,
@@ -193,7 +193,7 @@ mod tests {
                 Host::Cursor,
                 Scope::Project,
                 &mac,
-                "/work/site/.cursor/mcp.json",
+                "/home/ada/site/.cursor/mcp.json",
             ),
             (
                 Host::Vscode,
@@ -211,13 +211,13 @@ mod tests {
                 Host::Vscode,
                 Scope::Project,
                 &linux,
-                "/work/site/.vscode/mcp.json",
+                "/home/ada/site/.vscode/mcp.json",
             ),
         ] {
             assert_eq!(host.place(scope, places).unwrap().file, PathBuf::from(file));
         }
         let local = Host::ClaudeCode.place(Scope::Local, &linux).unwrap();
-        assert_eq!(local.keys, ["projects", "/work/site", "mcpServers"]);
+        assert_eq!(local.keys, ["projects", "/home/ada/site", "mcpServers"]);
         assert!(Host::Cursor.place(Scope::Local, &linux).is_err());
         assert!(Host::ClaudeDesktop.place(Scope::Project, &mac).is_err());
     }

@@ -3,16 +3,18 @@
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use baton::app::App;
 use baton::clock::Clock;
 use baton::error::{Error, Kind, Result};
 use baton::id::TenantId;
+use baton::random::Random;
 use baton::store::{Hub, Store, Tx};
 use futures::FutureExt;
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::Server;
 use crate::support::home::Home;
+use crate::support::{Server, config};
 
 fn tenant() -> TenantId {
     TenantId::default_tenant()
@@ -120,6 +122,34 @@ async fn a_claim_in_one_process_sees_a_dispatch_in_another() {
         .await
         .expect("in time");
     assert_eq!(claimed["tasks"][0]["task_id"], "t");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_that_write_for_one_tenant_number_one_log() {
+    let home = Arc::new(Home::new());
+    let servers = [1, 2].map(|seed| {
+        App::open(config(&home), Clock::system(), Random::seeded(seed)).expect("opens")
+    });
+    let dispatches = (0..60).map(|number| {
+        let app = &servers[number % 2];
+        let ctx = app.system.ctx(tenant(), "test");
+        let task = json!({"task_id": format!("t{number}"), "description": "x"});
+        async move {
+            let Value::Object(task) = task else {
+                panic!("an object")
+            };
+            app.catalog.call(ctx, "task_dispatch", task).await
+        }
+    });
+    for dispatched in join_all(dispatches).await {
+        dispatched.expect("dispatched");
+    }
+    let ctx = servers[0].system.ctx(tenant(), "test");
+    let log = ctx.read(|_, tx| baton::events::verify(tx, 0, &[], 1_000));
+    assert_eq!(log.await.expect("numbered and chained").0, 60);
+    for app in servers {
+        app.stop().await;
+    }
 }
 
 #[test]
