@@ -164,7 +164,7 @@ fn give_back(
     };
     task.give_back(scope, message, question)?;
     store::save(tx, &task, &was, scope.now())?;
-    tasks::tell(scope, tx, "dev.baton.task.escalated", &task, None)?;
+    tasks::tell(scope, tx, "dev.baton.task.escalated", &task)?;
     Ok(task)
 }
 

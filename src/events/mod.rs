@@ -21,7 +21,7 @@ pub use store::{after, head, latest_of, verify};
 pub struct Event {
     /// Its number in the tenant's log.
     pub sequence: i64,
-    /// Unique in the tenant.
+    /// Unique in the tenant: what its caller named it, else made of its number.
     pub id: String,
     /// For example `dev.baton.task.completed`.
     pub kind: String,
@@ -46,11 +46,10 @@ pub fn append(
     subject: &str,
     data: &impl Serialize,
 ) -> Result<Sequence> {
-    let id = NotificationId::mint(scope.now(), scope.random());
-    append_as(scope, tx, &id, (kind, subject), data)
+    append_named(scope, tx, "", (kind, subject), data)
 }
 
-/// As [`append`], with an id that the caller brought.
+/// As [`append`], with an id by which it can be found again.
 ///
 /// # Errors
 /// As [`append`]; the group's commit fails when the id is taken, so look first with [`Tx::event`].
@@ -58,11 +57,21 @@ pub fn append_as(
     scope: &Scope,
     tx: &mut Tx<'_>,
     id: &NotificationId,
+    about: (&'static str, &str),
+    data: &impl Serialize,
+) -> Result<Sequence> {
+    append_named(scope, tx, id.as_str(), about, data)
+}
+
+fn append_named(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    id: &str,
     (kind, subject): (&'static str, &str),
     data: &impl Serialize,
 ) -> Result<Sequence> {
     tx.append(Entry {
-        id: id.as_str().to_owned(),
+        id: id.to_owned(),
         kind: kind.into(),
         subject: subject.to_owned(),
         actor: scope.actor().to_owned(),

@@ -5,9 +5,15 @@ use crate::error::{Error, Result};
 use crate::store::{Entry, Row, Tx, chain, vals};
 
 fn event(mut row: Row) -> Result<Event> {
+    let (sequence, id): (i64, String) = (row.get(0)?, row.get(1)?);
     Ok(Event {
-        sequence: row.get(0)?,
-        id: row.get(1)?,
+        sequence,
+        // No caller can name one like this.
+        id: if id.is_empty() {
+            format!("event/{sequence}")
+        } else {
+            id
+        },
         kind: row.get(2)?,
         subject: row.get(3)?,
         actor: row.get(4)?,
@@ -43,7 +49,8 @@ pub fn after(tx: &mut Tx<'_>, sequence: i64, limit: u32) -> Result<Vec<Event>> {
     .collect()
 }
 
-/// The last `limit` events about `subject` whose kind lies between `from` and `to`, in order.
+/// The last `limit` events about `subject` that have ids of their own and whose kind lies between `from` and `to`, in
+/// order.
 ///
 /// # Errors
 /// A failure of the database.
@@ -55,7 +62,8 @@ pub fn latest_of(
 ) -> Result<Vec<Event>> {
     let rows = tx.query(
         "SELECT sequence, event_id, kind, subject, actor, time, data FROM events
-         WHERE tenant_id = $1 AND subject = $2 AND kind >= $3 AND kind < $4 ORDER BY sequence DESC LIMIT $5",
+         WHERE tenant_id = $1 AND subject = $2 AND event_id <> '' AND kind >= $3 AND kind < $4
+         ORDER BY sequence DESC LIMIT $5",
         &vals![tx.tenant(), subject, from, to, limit],
     )?;
     rows.into_iter().rev().map(event).collect()

@@ -186,7 +186,7 @@ fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
             Duration::from_secs(input.lease_seconds.into()),
         )?;
         store::save(tx, &task, &was, scope.now())?;
-        tell(scope, tx, "dev.baton.task.claimed", &task, None)?;
+        tell(scope, tx, "dev.baton.task.claimed", &task)?;
         let mut dependency_results = Map::new();
         for dependency in &task.spec.depends_on {
             if let Some(result) = store::get(tx, dependency)?.result {

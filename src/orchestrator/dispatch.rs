@@ -14,7 +14,7 @@ use crate::store::Tx;
 use crate::tasks::settle::settle;
 use crate::tasks::{
     ExecutionContext, OnDependencyFailure, OrchestratorInfo, Priority, Run, Spec, State, Task,
-    TaskType, fingerprint, store, tell,
+    TaskType, fingerprint, store, tell_with,
 };
 
 /// What an orchestrator asks for.
@@ -99,12 +99,12 @@ pub(crate) fn dispatch(scope: &Scope, tx: &mut Tx<'_>, input: &Dispatch) -> Resu
     check(tx, input, &id)?;
     let mut task = create(scope, input, id, fingerprint);
     store::insert(tx, &task)?;
-    tell(
+    tell_with(
         scope,
         tx,
         "dev.baton.task.dispatched",
         &task,
-        Some(&dispatched(&task)),
+        Record::of(&task),
     )?;
     if task.state == State::Blocked {
         settle(scope, tx, &mut task)?;
@@ -226,13 +226,26 @@ fn create(scope: &Scope, input: &Dispatch, id: TaskId, fingerprint: String) -> T
 }
 
 /// What the log keeps of a dispatch: all but the data, which may be large.
-fn dispatched(task: &Task) -> Value {
-    serde_json::json!({
-        "description": task.spec.description,
-        "task_type": task.spec.task_type,
-        "priority": task.priority,
-        "orchestrator_info": task.spec.orchestrator,
-        "depends_on": task.spec.depends_on,
-        "required_capabilities": task.spec.required_capabilities,
-    })
+#[derive(Serialize)]
+struct Record<'a> {
+    description: &'a str,
+    task_type: TaskType,
+    priority: Priority,
+    orchestrator_info: Option<&'a OrchestratorInfo>,
+    depends_on: &'a BTreeSet<TaskId>,
+    required_capabilities: &'a BTreeSet<String>,
+}
+
+impl<'a> Record<'a> {
+    fn of(task: &'a Task) -> Self {
+        let spec = &task.spec;
+        Self {
+            description: &spec.description,
+            task_type: spec.task_type,
+            priority: task.priority,
+            orchestrator_info: spec.orchestrator.as_ref(),
+            depends_on: &spec.depends_on,
+            required_capabilities: &spec.required_capabilities,
+        }
+    }
 }

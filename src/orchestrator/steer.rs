@@ -12,7 +12,9 @@ use crate::id::{AgentId, TaskId};
 use crate::store::Tx;
 use crate::tasks::settle::{self, Way};
 use crate::tasks::view::Brief;
-use crate::tasks::{Message, Priority, State, Task, TransitionError, any_json, store, tell};
+use crate::tasks::{
+    Message, Priority, State, Task, TransitionError, any_json, store, tell, tell_with,
+};
 
 /// What to change.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -50,7 +52,7 @@ pub(super) fn update(scope: &Scope, tx: &mut Tx<'_>, input: &Update) -> Result<B
         "priority": input.priority, "timeout_seconds": input.timeout_seconds,
         "task_data_changed": input.task_data.is_some(), "report_requested": input.request_report,
     });
-    tell(scope, tx, "dev.baton.task.updated", &task, Some(&detail))?;
+    tell_with(scope, tx, "dev.baton.task.updated", &task, &detail)?;
     Ok(Brief::of(&task))
 }
 
@@ -161,7 +163,7 @@ pub(super) fn retry(scope: &Scope, tx: &mut Tx<'_>, input: &Retry) -> Result<Bri
     };
     apply(&mut task, &change);
     store::save_all(tx, &task, &was, scope.now())?;
-    tell(scope, tx, "dev.baton.task.retried", &task, None)?;
+    tell(scope, tx, "dev.baton.task.retried", &task)?;
     Ok(Brief::of(&task))
 }
 
@@ -206,12 +208,6 @@ pub(super) fn answer(scope: &Scope, tx: &mut Tx<'_>, input: &AnswerTask) -> Resu
     let was = store::Columns::of(&task);
     task.answer(scope, input.answer.clone())?;
     store::save(tx, &task, &was, scope.now())?;
-    tell(
-        scope,
-        tx,
-        "dev.baton.task.answered",
-        &task,
-        Some(&input.answer),
-    )?;
+    tell_with(scope, tx, "dev.baton.task.answered", &task, &input.answer)?;
     Ok(Brief::of(&task))
 }

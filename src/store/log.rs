@@ -16,7 +16,7 @@ use crate::id::TenantId;
 /// An event before it has its number.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Unique in the tenant (`CloudEvents` `id`).
+    /// By which it can be found again, unique in the tenant; empty when its number is name enough.
     pub id: String,
     /// `CloudEvents` `type`, for example `dev.baton.task.completed`.
     pub kind: std::borrow::Cow<'static, str>,

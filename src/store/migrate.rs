@@ -10,6 +10,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../migrations/0002_lists.sql")),
     (3, include_str!("../../migrations/0003_workers.sql")),
     (4, include_str!("../../migrations/0004_sessions.sql")),
+    (5, include_str!("../../migrations/0005_indexes.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

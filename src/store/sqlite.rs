@@ -144,13 +144,28 @@ fn commit_group(lite: &Lite, mut jobs: Vec<Box<dyn Job>>, hub: &Hub) {
 
 /// The tenants whose logs grew. On an error, nothing of the group is in the database.
 fn attempt(lite: &Lite, jobs: &mut [Box<dyn Job>]) -> Result<Vec<TenantId>> {
+    if let Some(tenants) = run_group(lite, jobs, false)? {
+        return Ok(tenants);
+    }
+    lite.run("ROLLBACK")?;
+    let tenants = run_group(lite, jobs, true)?;
+    tenants.ok_or_else(|| Error::internal("an operation behind its savepoint spoiled its group"))
+}
+
+/// Runs the operations and commits. Few operations fail after they changed something, and a savepoint for each costs a copy
+/// of every page that it touches: without them, such an operation spoils the group (`None`), which is run again with them.
+fn run_group(
+    lite: &Lite,
+    jobs: &mut [Box<dyn Job>],
+    with_savepoints: bool,
+) -> Result<Option<Vec<TenantId>>> {
     lite.run("BEGIN IMMEDIATE")?;
-    let (alone, mut log) = (jobs.len() == 1, Log::default());
+    let mut log = Log::default();
     for job in jobs.iter_mut() {
-        if !alone {
+        if with_savepoints {
             lite.run("SAVEPOINT operation")?;
         }
-        let mark = log.len();
+        let (mark, changes) = (log.len(), lite.changes());
         let succeeded = job.run(Db::new(Backend::Sqlite(lite)), Some(&mut log));
         if lite.is_autocommit() {
             // A full disk or an I/O error rolls the whole transaction back by itself.
@@ -162,19 +177,20 @@ fn attempt(lite: &Lite, jobs: &mut [Box<dyn Job>]) -> Result<Vec<TenantId>> {
         }
         if !succeeded {
             log.truncate(mark);
-            if alone {
-                return lite.run("ROLLBACK").map(|()| Vec::new());
+            if with_savepoints {
+                lite.run("ROLLBACK TO operation")?;
+            } else if lite.changes() != changes {
+                return Ok(None);
             }
-            lite.run("ROLLBACK TO operation")?;
         }
-        if !alone {
+        if with_savepoints {
             lite.run("RELEASE operation")?;
         }
     }
     let tenants = log.tenants();
     write_log(lite, &mut log, &tenants)?;
     lite.run("COMMIT")?;
-    Ok(tenants)
+    Ok(Some(tenants))
 }
 
 fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {

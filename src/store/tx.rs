@@ -85,7 +85,8 @@ impl<'a> Tx<'a> {
             return Ok(Some(found));
         }
         let row = self.query_opt(
-            "SELECT kind, subject, data, sequence FROM events WHERE tenant_id = $1 AND event_id = $2",
+            "SELECT kind, subject, data, sequence FROM events
+             WHERE tenant_id = $1 AND event_id = $2 AND event_id <> ''",
             &vals![self.tenant, id],
         )?;
         row.map(|mut row| {

@@ -25,7 +25,7 @@ use crate::id::{AgentId, LeaseToken, TaskId};
 pub use life::{Ending, Lease};
 pub(crate) use report::Account;
 pub use report::Report;
-pub(crate) use settle::{end, requeue, tell};
+pub(crate) use settle::{end, requeue, tell, tell_with};
 pub use state::{Message, Reason, State, TransitionError};
 pub(crate) use view::Brief;
 

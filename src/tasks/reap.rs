@@ -61,7 +61,7 @@ fn look_after(scope: &Scope, tx: &mut Tx<'_>, id: &TaskId) -> Result<()> {
     if passed(task.run.due_at) {
         task.run.due_at = None;
         store::save(tx, &task, &was, scope.now())?;
-        return settle::tell(scope, tx, "dev.baton.task.due", &task, None);
+        return settle::tell(scope, tx, "dev.baton.task.due", &task);
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ fn lose_lease(scope: &Scope, tx: &mut Tx<'_>, mut task: Task) -> Result<()> {
         let was = store::Columns::of(&task);
         task.lose_asker(scope)?;
         store::save(tx, &task, &was, scope.now())?;
-        return settle::tell(scope, tx, "dev.baton.task.lease_lost", &task, None);
+        return settle::tell(scope, tx, "dev.baton.task.lease_lost", &task);
     }
     if task.has_retries_left() {
         return settle::requeue(

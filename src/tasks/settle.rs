@@ -14,53 +14,53 @@ use crate::store::Tx;
 
 /// What an event says of a task.
 #[derive(Debug, Serialize)]
-pub(crate) struct Change<'a> {
-    pub task_id: &'a TaskId,
-    pub state: State,
-    pub attempt: u32,
+struct Change<'a, D> {
+    task_id: &'a TaskId,
+    state: State,
+    attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub agent_id: Option<&'a AgentId>,
+    agent_id: Option<&'a AgentId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Reason>,
+    outcome: Option<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<&'a str>,
+    cause: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<&'a Value>,
-}
-
-impl<'a> Change<'a> {
-    pub(crate) fn of(task: &'a Task) -> Self {
-        Self {
-            task_id: &task.id,
-            state: task.state,
-            attempt: task.run.attempt,
-            agent_id: task.run.agent_id.as_ref(),
-            outcome: task.run.outcome,
-            cause: task.run.cause.as_deref(),
-            detail: None,
-        }
-    }
+    detail: Option<D>,
 }
 
 /// Appends an event of `kind` about `task`.
-pub(crate) fn tell(
+pub(crate) fn tell(scope: &Scope, tx: &mut Tx<'_>, kind: &'static str, task: &Task) -> Result<()> {
+    append(scope, tx, kind, task, None::<()>)
+}
+
+/// As [`tell`], with more to say.
+pub(crate) fn tell_with(
     scope: &Scope,
     tx: &mut Tx<'_>,
     kind: &'static str,
     task: &Task,
-    detail: Option<&Value>,
+    detail: impl Serialize,
 ) -> Result<()> {
-    events::append(
-        scope,
-        tx,
-        kind,
-        task.id.as_str(),
-        &Change {
-            detail,
-            ..Change::of(task)
-        },
-    )
-    .map(drop)
+    append(scope, tx, kind, task, Some(detail))
+}
+
+fn append(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    kind: &'static str,
+    task: &Task,
+    detail: Option<impl Serialize>,
+) -> Result<()> {
+    let change = Change {
+        task_id: &task.id,
+        state: task.state,
+        attempt: task.run.attempt,
+        agent_id: task.run.agent_id.as_ref(),
+        outcome: task.run.outcome,
+        cause: task.run.cause.as_deref(),
+        detail,
+    };
+    events::append(scope, tx, kind, task.id.as_str(), &change).map(drop)
 }
 
 /// Ends `task` for good: report, event, and everything that waited for it.
@@ -94,7 +94,7 @@ fn finish(
         State::Failed => "dev.baton.task.failed",
         _ => "dev.baton.task.cancelled",
     };
-    tell(scope, tx, kind, task, None)
+    tell(scope, tx, kind, task)
 }
 
 /// Gives `task` back to the queue for another attempt.
@@ -108,7 +108,7 @@ pub(crate) fn requeue(
     let was = Columns::of(&task);
     task.retry_later(scope, message, problem.clone())?;
     store::save(tx, &task, &was, scope.now())?;
-    tell(scope, tx, "dev.baton.task.requeued", &task, Some(&problem))?;
+    tell_with(scope, tx, "dev.baton.task.requeued", &task, &problem)?;
     Ok(task)
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn settle(scope: &Scope, tx: &mut Tx<'_>, task: &mut Task) -> Result<
             let was = Columns::of(task);
             task.state = task.state.after(Message::Unblock)?;
             store::save(tx, task, &was, scope.now())?;
-            tell(scope, tx, "dev.baton.task.unblocked", task, None)?;
+            tell(scope, tx, "dev.baton.task.unblocked", task)?;
             Ok(false)
         }
         Way::Failed(dependency) => {

@@ -411,12 +411,6 @@ pub(crate) fn list(
             agent_id: Some(_), ..
         } => list!(" AND agent_id = $7"),
         Filter { state: Some(_), .. } => list!(" AND state = $4"),
-        Filter {
-            task_type: Some(_), ..
-        } => list!(" AND task_type = $5"),
-        Filter {
-            priority: Some(_), ..
-        } => list!(" AND priority = $6"),
         _ => list!(""),
     };
     tx.query(
