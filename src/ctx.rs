@@ -18,29 +18,31 @@ const HOLD: Duration = Duration::from_secs(3);
 
 /// What the whole process shares. Workers start from here; callers get a [`Ctx`].
 #[derive(Clone)]
-pub struct System {
+pub struct System(Arc<Shared>);
+
+struct Shared {
     store: Store,
     clock: Clock,
     random: Random,
-    limits: Arc<Limits>,
+    limits: Limits,
     /// What this process is called among those that share the store, and what it holds there.
-    name: Arc<str>,
-    holds: Arc<DashMap<&'static str, Time>>,
+    name: LeaseToken,
+    holds: DashMap<&'static str, Time>,
     waiting: Arc<Semaphore>,
 }
 
 impl System {
     /// Bundles the handles that `app` made.
     pub fn new(store: Store, clock: Clock, random: Random, limits: Limits) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             store,
-            name: LeaseToken::mint(clock.steady(), &random).as_str().into(),
+            name: LeaseToken::mint(clock.steady(), &random),
             clock,
-            holds: Arc::default(),
+            holds: DashMap::new(),
             random,
             waiting: Arc::new(Semaphore::new(limits.max_waiting_calls)),
-            limits: Arc::new(limits),
-        }
+            limits,
+        }))
     }
 
     /// Whether this process is the one that does the work of `worker` now. When it dies, another one is, seconds later.
@@ -48,40 +50,44 @@ impl System {
     /// # Errors
     /// A failure of the database.
     pub async fn does(&self, worker: &'static str) -> Result<bool> {
-        let now = self.clock.steady();
-        let until = self.holds.get(worker).map(|until| *until);
+        let now = self.0.clock.steady();
+        let until = self.0.holds.get(worker).map(|until| *until);
         if until.is_some_and(|until| until.since(now) > HOLD / 2) {
             return Ok(true);
         }
         let until = now + HOLD;
-        let does = self.store.hold(worker, &self.name, now, until).await?;
+        let does = self
+            .0
+            .store
+            .hold(worker, self.0.name.as_str(), now, until)
+            .await?;
         if does {
-            self.holds.insert(worker, until);
+            self.0.holds.insert(worker, until);
         } else {
-            self.holds.remove(worker);
+            self.0.holds.remove(worker);
         }
         Ok(does)
     }
 
     /// The clock.
     pub fn clock(&self) -> &Clock {
-        &self.clock
+        &self.0.clock
     }
 
     /// Randomness.
     pub fn random(&self) -> &Random {
-        &self.random
+        &self.0.random
     }
 
     /// The store.
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.0.store
     }
 
     /// How many calls wait for something to happen.
     pub fn waiting_calls(&self) -> usize {
-        let free = self.waiting.available_permits();
-        self.limits.max_waiting_calls.saturating_sub(free)
+        let free = self.0.waiting.available_permits();
+        self.0.limits.max_waiting_calls.saturating_sub(free)
     }
 
     /// A context for work that the server itself does for `tenant`.
@@ -113,7 +119,7 @@ impl System {
         T: Send + 'static,
         F: FnMut(&mut SystemTx<'_>) -> Result<T> + Send + 'static,
     {
-        self.store.survey(operation).await
+        self.0.store.survey(operation).await
     }
 }
 
@@ -148,12 +154,12 @@ impl Ctx {
 
     /// The clock.
     pub fn clock(&self) -> &Clock {
-        &self.system.clock
+        &self.system.0.clock
     }
 
     /// The limits of this server.
     pub fn limits(&self) -> &Limits {
-        &self.system.limits
+        &self.system.0.limits
     }
 
     /// The same call, whose progress goes to `sender`.
@@ -181,9 +187,9 @@ impl Ctx {
     /// # Errors
     /// `too_many_waiting` when all places are taken.
     pub fn place_to_wait(&self) -> Result<WaitingPlace> {
-        let place = self.system.waiting.clone().try_acquire_owned();
+        let place = self.system.0.waiting.clone().try_acquire_owned();
         place.map(WaitingPlace).map_err(|_| {
-            let most = self.system.limits.max_waiting_calls;
+            let most = self.system.0.limits.max_waiting_calls;
             Error::unavailable(
                 "too_many_waiting",
                 format!("{most} calls wait already; come back later, or ask without waiting (wait_seconds 0)"),
@@ -194,7 +200,7 @@ impl Ctx {
 
     /// Wake-ups whenever something of the tenant is committed. Take it before reading.
     pub fn wake(&self) -> Wake {
-        self.system.store.hub().wake(&self.tenant)
+        self.system.0.store.hub().wake(&self.tenant)
     }
 
     /// Runs `operation` in a transaction that may write, and answers after its commit.
@@ -208,6 +214,7 @@ impl Ctx {
     {
         let scope = self.scope();
         self.system
+            .0
             .store
             .write(&self.tenant, move |tx| operation(&scope, tx))
             .await
@@ -224,6 +231,7 @@ impl Ctx {
     {
         let scope = self.scope();
         self.system
+            .0
             .store
             .read(&self.tenant, move |tx| operation(&scope, tx))
             .await
@@ -232,22 +240,20 @@ impl Ctx {
     fn scope(&self) -> Scope {
         Scope {
             actor: self.actor.clone(),
-            now: self.system.clock.now(),
-            steady: self.system.clock.steady(),
-            random: self.system.random.clone(),
-            limits: self.system.limits.clone(),
+            now: self.system.0.clock.now(),
+            steady: self.system.0.clock.steady(),
+            system: self.system.clone(),
         }
     }
 }
 
 /// What an operation may know besides its transaction. The tenant is the transaction's.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Scope {
     actor: Arc<str>,
     now: Time,
     steady: Time,
-    random: Random,
-    limits: Arc<Limits>,
+    system: System,
 }
 
 impl Scope {
@@ -268,12 +274,12 @@ impl Scope {
 
     /// Randomness.
     pub fn random(&self) -> &Random {
-        &self.random
+        &self.system.0.random
     }
 
     /// The limits of this server.
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.system.0.limits
     }
 }
 

@@ -9,7 +9,8 @@ use rmcp::model::{
     ServerResult,
 };
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::server::{actor, caught};
@@ -151,8 +152,9 @@ impl Plain {
             }
         });
         let message = match outcome.await {
-            Ok(outcome) => {
-                let mut result = tools::result(outcome);
+            Ok(Ok(output)) => return Reply::write(&self.id, self.is_legacy, &output),
+            Ok(Err(error)) => {
+                let mut result = tools::refusal(&error);
                 if self.is_legacy {
                     result.result_type = None;
                 }
@@ -160,9 +162,54 @@ impl Plain {
             }
             Err(error) => ServerJsonRpcMessage::error(error, Some(self.id)),
         };
-        // The output is there twice, once as text within text.
-        let mut bytes = Vec::with_capacity(1024);
-        serde_json::to_writer(&mut bytes, &message).expect("rmcp's messages are JSON");
+        serde_json::to_vec(&message).expect("rmcp's messages are JSON")
+    }
+}
+
+/// What rmcp's message of a call that succeeded says, for an output that is written once: it is there twice, once as
+/// text within text.
+#[derive(Serialize)]
+struct Reply<'a> {
+    jsonrpc: &'static str,
+    id: &'a RequestId,
+    result: Success<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Success<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_type: Option<&'static str>,
+    content: [Block<'a>; 1],
+    structured_content: &'a RawValue,
+    is_error: bool,
+}
+
+#[derive(Serialize)]
+struct Block<'a> {
+    r#type: &'static str,
+    text: &'a str,
+}
+
+impl Reply<'_> {
+    fn write(id: &RequestId, is_legacy: bool, output: &Value) -> Vec<u8> {
+        let output = to_raw_value(output).expect("a value is JSON");
+        let text = output.get();
+        let reply = Reply {
+            jsonrpc: "2.0",
+            id,
+            result: Success {
+                result_type: (!is_legacy).then_some("complete"),
+                content: [Block {
+                    r#type: "text",
+                    text,
+                }],
+                structured_content: &output,
+                is_error: false,
+            },
+        };
+        let mut bytes = Vec::with_capacity(256 + text.len() * 5 / 2);
+        serde_json::to_writer(&mut bytes, &reply).expect("a reply is JSON");
         bytes
     }
 }

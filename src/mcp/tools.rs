@@ -73,7 +73,7 @@ pub(super) async fn call(
 }
 
 /// What a tool answered, as a result.
-pub(super) fn result(outcome: crate::error::Result<Value>) -> CallToolResult {
+fn result(outcome: crate::error::Result<Value>) -> CallToolResult {
     match outcome {
         Ok(output) => {
             let mut result = CallToolResult::success(vec![ContentBlock::text(output.to_string())]);
@@ -93,7 +93,8 @@ fn cancelled() -> Error {
     )
 }
 
-fn refusal(error: &Error) -> CallToolResult {
+/// What was refused, as a result.
+pub(super) fn refusal(error: &Error) -> CallToolResult {
     log(error);
     CallToolResult::error(vec![ContentBlock::text(
         json!({"error": error.body()}).to_string(),

@@ -149,7 +149,9 @@ pub fn pointer(path: &Path) -> String {
 /// `invalid_input` with all findings, each with its JSON Pointer.
 pub fn check(validator: &Validator, input: &Value) -> Result<()> {
     let mut findings = Vec::new();
-    bounds(input, &mut String::new(), 0, &mut findings);
+    if !is_within_bounds(input, 0) {
+        bounds(input, &mut String::new(), 0, &mut findings);
+    }
     if findings.is_empty() && validator.is_valid(input) {
         return Ok(());
     }
@@ -207,7 +209,27 @@ fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// Depth, and NUL, which no text may hold. The first finding is enough: these are no mistakes of a model.
+/// Depth, and NUL, which no text may hold.
+fn is_within_bounds(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::String(text) => !text.contains('\0'),
+        Value::Array(values) => {
+            depth < DEPTH
+                && values
+                    .iter()
+                    .all(|value| is_within_bounds(value, depth + 1))
+        }
+        Value::Object(fields) => {
+            depth < DEPTH
+                && fields
+                    .iter()
+                    .all(|(name, value)| !name.contains('\0') && is_within_bounds(value, depth + 1))
+        }
+        _ => true,
+    }
+}
+
+/// Where it is not [`is_within_bounds`], and why. The first finding is enough: these are no mistakes of a model.
 fn bounds(value: &Value, path: &mut String, depth: usize, findings: &mut Vec<Finding>) {
     let mut find = |message: String| {
         findings.push(Finding {
