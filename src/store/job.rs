@@ -93,6 +93,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Box<dyn Job>>,
+    /// Threads that wait for a job. Waking costs a call of the kernel even when there is nobody to wake.
+    idle: usize,
     closed: bool,
 }
 
@@ -131,8 +133,11 @@ impl Queue {
             )));
         }
         state.waiting.push_back(job);
+        let is_awaited = state.idle > 0;
         drop(state);
-        self.changed.notify_one();
+        if is_awaited {
+            self.changed.notify_one();
+        }
     }
 
     pub(super) fn close(&self) {
@@ -151,11 +156,13 @@ impl Queue {
             if state.closed {
                 return Taken::Closed;
             }
+            state.idle += 1;
             let (waited, timeout) = self
                 .changed
                 .wait_timeout(state, patience)
                 .unwrap_or_else(PoisonError::into_inner);
             state = waited;
+            state.idle -= 1;
             if timeout.timed_out() && state.waiting.is_empty() && !state.closed {
                 return Taken::Nothing;
             }
