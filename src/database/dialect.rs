@@ -35,6 +35,9 @@ END $$";
 /// Says whose rows the statements that follow see.
 pub(crate) const ENTER: &str = "SELECT set_config('baton.tenant', $1, true)";
 
+/// Begins a transaction that sees the rows of all tenants.
+pub(crate) const BEGIN_FOR_ALL: &str = "BEGIN; SET LOCAL baton.tenant = '*'";
+
 /// Locks tenants until the end of the transaction, always in the same order: what is written for a tenant is written
 /// by one transaction at a time, as with SQLite's one writer. The number keeps these locks apart from others' locks.
 pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(key)::text FROM
@@ -47,15 +50,13 @@ pub(crate) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(4817203, 1)::
 pub(crate) const HEADS: &str =
     "SELECT tenant_id, sequence, hash FROM tenants WHERE tenant_id = ANY($1::text[])";
 
-/// Many events in one statement.
-pub(crate) const EVENTS: &str = "INSERT INTO events
-        (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-        $8::text[], $9::bytea[])";
-
-/// Many heads in one statement.
-pub(crate) const MOVE_HEADS: &str = "INSERT INTO tenants (tenant_id, created_at, sequence, hash)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[])
+/// A group's events and the heads that they move, in one statement.
+pub(crate) const EVENTS: &str = "WITH written AS (
+        INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+            $8::text[], $9::bytea[]))
+    INSERT INTO tenants (tenant_id, created_at, sequence, hash)
+    SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::bytea[])
     ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash";
 
 /// The database's clock, in microseconds since the epoch.

@@ -255,8 +255,7 @@ impl Writer {
         let tenants: Vec<Value> = tenants(jobs).iter().map(Value::from).collect();
         for question in 0..QUESTIONS {
             let asked = self.line.pipe().and_then(|pipe| {
-                pipe.reset("BEGIN");
-                enter(pipe, None)?;
+                pipe.reset(dialect::BEGIN_FOR_ALL);
                 // The transaction has these locks for as long as it lives: behind them it has ended.
                 pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
                 let (rows, _) = pipe.fly(dialect::WITNESS, &witness)?;
@@ -356,8 +355,12 @@ fn write(
 
 fn begin(pipe: &mut Pipe, jobs: &[Box<dyn Job>]) -> Result<()> {
     let tenants = tenants(jobs);
-    pipe.reset("BEGIN");
-    enter(pipe, tenants.first().filter(|_| tenants.len() == 1))?;
+    if let [only] = tenants.as_slice() {
+        pipe.reset("BEGIN");
+        enter(pipe, Some(only))?;
+    } else {
+        pipe.reset(dialect::BEGIN_FOR_ALL);
+    }
     let tenants: Vec<Value> = tenants.iter().map(Value::from).collect();
     pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
     // Each statement sees what was committed before it began: behind the locks, these are the newest heads.
@@ -388,17 +391,16 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
         let mut moved: Vec<&TenantId> = events.iter().map(|(tenant, ..)| tenant).collect();
         moved.sort();
         moved.dedup();
-        let mut columns: [Vec<Value>; 4] = Default::default();
+        let mut heads_moved: [Vec<Value>; 4] = Default::default();
         for tenant in moved {
             let head = heads.remove(tenant).unwrap_or_default();
             let created = head.created_at.unwrap_or_default();
             let row = vals![tenant, created, head.sequence, head.hash];
-            columns
+            heads_moved
                 .iter_mut()
                 .zip(row)
                 .for_each(|(column, value)| column.push(value));
         }
-        let heads = columns.into_iter().map(Param::Many).collect();
         let mut columns: [Vec<Value>; 9] = Default::default();
         witness = events
             .last()
@@ -409,12 +411,8 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
                 .zip(log::row(event))
                 .for_each(|(column, value)| column.push(value));
         }
-        pipe.defer(
-            dialect::EVENTS,
-            columns.into_iter().map(Param::Many).collect(),
-            None,
-        )?;
-        pipe.defer(dialect::MOVE_HEADS, heads, None)?;
+        let columns = columns.into_iter().chain(heads_moved).map(Param::Many);
+        pipe.defer(dialect::EVENTS, columns.collect(), None)?;
     }
     pipe.flush()?;
     Ok(witness)

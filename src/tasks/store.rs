@@ -302,32 +302,41 @@ pub(crate) type Lane = (String, String);
 /// How many tasks `agent` holds, and the lanes with claimable tasks that are for it or for anybody. Each lane costs one
 /// look into the index, however many tasks wait in it.
 pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>)> {
-    const OFFERED: &str =
-        "WITH RECURSIVE lane (capabilities) AS (
-             SELECT min(capabilities) FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = $2
-             UNION ALL
-             SELECT (SELECT min(t.capabilities) FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
-                         AND t.assigned_to = $2 AND t.capabilities > lane.capabilities)
-             FROM lane WHERE lane.capabilities IS NOT NULL)
-         SELECT $2, capabilities FROM lane WHERE capabilities IS NOT NULL";
-    let (mine, anybodys) = (vals![tx.tenant(), agent], vals![tx.tenant(), ""]);
-    let found = tx.query_all(&[
-        (
-            "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1",
-            &mine,
-        ),
-        (OFFERED, &anybodys),
-        (OFFERED, &mine),
-    ])?;
-    let mut found = found.into_iter();
-    let held = found.next().and_then(|mut rows| rows.pop());
-    let lanes = found
-        .flatten()
-        .map(|mut row| Ok((row.get(0)?, row.get(1)?)));
-    Ok((
-        held.map_or(Ok(0), |mut row| row.get(0))?,
-        lanes.collect::<Result<_>>()?,
-    ))
+    macro_rules! lanes {
+        ($name:literal, $assigned_to:literal) => {
+            concat!(
+                $name,
+                " (capabilities) AS (
+                     SELECT min(capabilities) FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = ",
+                $assigned_to,
+                " UNION ALL
+                     SELECT (SELECT min(t.capabilities) FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
+                                 AND t.assigned_to = ",
+                $assigned_to,
+                " AND t.capabilities > lane.capabilities)
+                     FROM ",
+                $name,
+                " AS lane WHERE lane.capabilities IS NOT NULL)"
+            )
+        };
+    }
+    const OFFERS: &str = concat!(
+        "WITH RECURSIVE ",
+        lanes!("anybodys", "''"),
+        ", ",
+        lanes!("own", "$2"),
+        " SELECT count(*), '', '' FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1
+         UNION ALL SELECT NULL, '', capabilities FROM anybodys WHERE capabilities IS NOT NULL
+         UNION ALL SELECT NULL, $2, capabilities FROM own WHERE capabilities IS NOT NULL"
+    );
+    let (mut held, mut lanes) = (0, Vec::new());
+    for mut row in tx.query(OFFERS, &vals![tx.tenant(), agent])? {
+        match row.get(0)? {
+            Some(count) => held = count,
+            None => lanes.push((row.get(1)?, row.get(2)?)),
+        }
+    }
+    Ok((held, lanes))
 }
 
 /// Lanes that are looked at together.
