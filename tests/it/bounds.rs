@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{Events, in_time, initialize, modern, tool};
+use crate::support::mcp::{Events, in_time, initialize, modern, tool, until};
 
 /// Asserts that there is no room, with when to come back, as HTTP and JSON-RPC say it.
 #[track_caller]
@@ -29,7 +29,7 @@ fn has_no_room(answer: &Answer, code: &str) {
 
 /// Asks again and again until there is room, which there must be soon after somebody left.
 async fn is_let_in(ask: impl Fn() -> RequestBuilder) {
-    in_time(async { while ask().send().await.unwrap().status() != 200 {} }).await;
+    until(async || ask().send().await.unwrap().status() == 200).await;
 }
 
 /// What a tool call that must be refused is refused with.
@@ -187,7 +187,7 @@ async fn connections_are_bounded() {
         assert!(in_time(first.read(&mut rest)).await.unwrap() > 0);
     }
     drop(first);
-    in_time(async { while !server.raw(HEALTH).await.starts_with("HTTP/1.1 200") {} }).await;
+    until(async || server.raw(HEALTH).await.starts_with("HTTP/1.1 200")).await;
 }
 
 #[test]

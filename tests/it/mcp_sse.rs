@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{in_time, tool};
+use crate::support::mcp::{in_time, tool, until};
 use crate::support::sse::Client;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,12 +145,7 @@ async fn closing_the_stream_ends_the_session() {
     let endpoint = client.endpoint.clone();
     drop(client);
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-    in_time(async {
-        while server.post(&endpoint, &ping).await.status != 404 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || server.post(&endpoint, &ping).await.status == 404).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{Events, in_time, modern, tool};
+use crate::support::mcp::{Events, in_time, modern, tool, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
@@ -218,12 +218,7 @@ async fn a_wait_whose_client_went_away_is_given_up() {
     assert_eq!(stream.data().await["method"], "notifications/progress");
     assert!(running() > before);
     drop(stream);
-    in_time(async {
-        while running() > before {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || running() <= before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,12 +85,7 @@ impl HttpServer {
 
     /// Returns once `count` calls wait for something to happen.
     pub(crate) async fn until_waiting(&self, count: usize) {
-        in_time(async {
-            while self.app.system.waiting_calls() != count {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(async || self.app.system.waiting_calls() == count).await;
     }
 
     /// Begins a legacy session.
@@ -230,6 +225,16 @@ impl Events {
         let event = self.next().await.expect("the stream goes on");
         serde_json::from_str(&event.data).unwrap_or_else(|_| panic!("not JSON: {event:?}"))
     }
+}
+
+/// Asks until it is so, which it must be soon: for what the server does on its own and tells nobody.
+pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    in_time(async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// `future`, which must end soon.
