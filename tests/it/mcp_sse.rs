@@ -130,8 +130,16 @@ async fn who_asks_on_and_on_without_an_answer_is_stopped() {
         client.accepted(&wait(id)).await;
     }
     let answer = client.post(&wait(64)).await;
-    assert_eq!(answer.status, 429, "{}", answer.text);
+    let error = &answer.body["error"]["data"]["error"];
+    assert_eq!(
+        (answer.status, &error["code"]),
+        (429, &json!("too_many_unanswered")),
+        "{}",
+        answer.text
+    );
     assert!(answer.text.contains("64"), "{}", answer.text);
+    assert_eq!(answer.header("retry-after"), "5");
+    assert_eq!(error["retry_after_seconds"], 5);
     let cancel =
         json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 0}});
     client.accepted(&cancel).await;
