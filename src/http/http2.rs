@@ -157,9 +157,6 @@ mod tests {
     use super::super::rest;
     use super::*;
     use crate::app::App;
-    use crate::clock::Clock;
-    use crate::config::Settings;
-    use crate::random::Random;
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const A_SECOND: Duration = Duration::from_secs(1);
@@ -294,12 +291,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_of_a_byte_a_second_is_answered_before_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            data: Some(folder.path().to_owned()),
-            ..Settings::default()
-        };
-        let config = settings.complete(Settings::default()).unwrap();
-        let app = App::open(config, Clock::system(), Random::system()).unwrap();
+        let app = App::on(folder.path());
         let path = [&[0x04, 13], &b"/api/v1/tasks"[..]].concat();
         let begun = frame(HEADERS, END_HEADERS, 1, &head(0x83, &path));
         let more = frame(DATA, 0, 1, b" ");

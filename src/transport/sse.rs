@@ -305,19 +305,11 @@ pub(super) async fn message(
 mod tests {
     use super::*;
     use crate::app::App;
-    use crate::clock::Clock;
-    use crate::config::Settings;
-    use crate::random::Random;
 
     #[tokio::test(start_paused = true)]
     async fn a_session_that_takes_nothing_says_when_to_come_back() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            data: Some(folder.path().to_owned()),
-            ..Settings::default()
-        };
-        let config = settings.complete(Settings::default()).unwrap();
-        let app = App::open(config, Clock::system(), Random::system()).unwrap();
+        let app = App::on(folder.path());
         let server = SseServer::new(super::super::shared(&app), CancellationToken::new());
         let (to_handler, _unread) = mpsc::channel(1);
         let live = Live {
