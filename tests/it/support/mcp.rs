@@ -225,6 +225,16 @@ impl Events {
         let event = self.next().await.expect("the stream goes on");
         serde_json::from_str(&event.data).unwrap_or_else(|_| panic!("not JSON: {event:?}"))
     }
+
+    /// Asserts that the next message tells of a change of `uri`.
+    pub(crate) async fn hears_of(&mut self, uri: &str) {
+        let heard = self.data().await;
+        assert_eq!(
+            (&heard["method"], &heard["params"]["uri"]),
+            (&json!("notifications/resources/updated"), &json!(uri)),
+            "{heard}"
+        );
+    }
 }
 
 /// Asks until it is so, which it must be soon: for what the server does on its own and tells nobody.
