@@ -27,12 +27,12 @@ npm_packages=(@modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/clien
 export BATON_TEST_PYTHON="$cache/python/bin/python" BATON_TEST_NPM="$cache/npm"
 export BATON_TEST_NODE="$cache/npm/node_modules/.bin/node"
 
-passed=0 failed=0
+passed=0 failed=0 skipped=""
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 
 # step NAME LIMIT COMMAND…: a heading, the command under a time limit, how long it took. A failure is counted and the run goes on.
-# A command that counts its own cases ends in a line "N passed, N failed".
+# A command that counts its own cases ends in a line "N passed, N failed"; what it could not try it says in lines "skipped: …".
 step() {
     local name="$1" limit="$2" started="$SECONDS" status=0 counted
     shift 2
@@ -48,6 +48,7 @@ step() {
     else
         failed=$((failed + 1))
     fi
+    skipped+="$(grep -E '^skipped: ' "$log" | sed "s/^skipped: /  $name: /" || true)"$'\n'
     if [[ "$status" == 124 ]]; then echo "stopped after $limit"; fi
     printf -- '-- %s: %s in %s s\n' "$name" "$([[ "$status" == 0 ]] && echo ok || echo FAILED)" "$((SECONDS - started))"
     return "$status"
@@ -160,6 +161,8 @@ everything() {
 }
 
 finish() {
+    skipped="$(grep . <<<"$skipped" || true)"
+    if [[ -n "$skipped" ]]; then printf '\nskipped:\n%s\n' "$skipped"; fi
     printf '\n%s passed, %s failed\n' "$passed" "$failed"
     exit "$((failed > 0))"
 }

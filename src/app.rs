@@ -139,3 +139,17 @@ pub fn place_at(url: &str) -> Result<Place> {
         .map(Place::Postgres)
         .map_err(|error| Error::invalid("invalid_database", error.to_string()))
 }
+
+#[cfg(test)]
+impl App {
+    /// One for a unit test, with the usual settings.
+    pub(crate) fn on(folder: &std::path::Path) -> Self {
+        let settings = crate::config::Settings {
+            data: Some(folder.to_owned()),
+            ..Default::default()
+        };
+        let config = settings.complete(crate::config::Settings::default());
+        let config = config.expect("the usual settings are right");
+        Self::open(config, Clock::system(), Random::system()).expect("an empty folder")
+    }
+}

@@ -115,6 +115,11 @@ pub const ALL: &[Code] = &[
         "A server that this one called did not answer; is it running, and is the URL right?",
     ),
     code(
+        "session_busy",
+        Kind::Unavailable,
+        "The HTTP+SSE session does not take the message now; send it again after `retry_after_seconds`.",
+    ),
+    code(
         "shutting_down",
         Kind::Unavailable,
         "The server stops and can't wait any longer; the same call may be repeated once it is back.",
@@ -223,6 +228,11 @@ pub const ALL: &[Code] = &[
         "too_many_subscriptions",
         Kind::Invalid,
         "A session subscribes to as many resources as it may; end some subscriptions.",
+    ),
+    code(
+        "too_many_unanswered",
+        Kind::Limited,
+        "Requests of this HTTP+SSE session wait for their answers, or for being read; go on when some have come.",
     ),
     code(
         "too_many_waiting",

@@ -99,6 +99,13 @@ impl Error {
         error
     }
 
+    /// A limit was hit; try again after `retry_after`.
+    pub fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        let mut error = Self::new(Kind::Limited, code, message);
+        error.retry_after = Some(retry_after);
+        error
+    }
+
     /// A fault of ours: callers read "internal error", the log reads `source`.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(Kind::Internal, "internal", "internal error").with_source(source)

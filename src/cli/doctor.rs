@@ -76,6 +76,9 @@ async fn examine(config: Config, findings: &mut Findings) -> anyhow::Result<Exit
                 findings.add("data folder", self::folder(folder));
             }
             findings.add("database", database(&app).await);
+            if let Some(finding) = role(&app).await {
+                findings.add("database", finding);
+            }
             findings.add("event log", log(&app).await);
             findings.add("clock", clock(&app).await);
             app.stop().await;
@@ -159,6 +162,24 @@ async fn database(app: &App) -> Finding {
             "keep a copy of the data, then restore a backup".into(),
         ),
     }
+}
+
+/// Whether the database keeps tenants apart by itself, should a statement ever forget to.
+async fn role(app: &App) -> Option<Finding> {
+    let found = app.system.store().is_row_bound().await.transpose()?;
+    Some(match found {
+        Ok(true) => Fine("row-level security binds its role".into()),
+        Ok(false) => Doubtful(
+            "its role stands above row-level security, the second wall between tenants".into(),
+            "CREATE ROLE baton_server LOGIN NOSUPERUSER NOBYPASSRLS, then \
+             `baton migrate --grant-to baton_server`, and serve as that role"
+                .into(),
+        ),
+        Err(error) => Broken(
+            error.message().to_owned(),
+            "see whether the role may read pg_roles".into(),
+        ),
+    })
 }
 
 /// Whether every tenant's log is numbered without gaps and chained.

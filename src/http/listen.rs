@@ -1,5 +1,6 @@
 //! Accepts connections, and stops in two phases: first no new ones while calls in flight finish, then an end.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,27 +9,33 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::http2::Watch;
 use super::patient::Patient;
 
 /// How long calls in flight may go on once the server stops. Container runtimes kill ten seconds after they asked, and
 /// the store closes after this.
 pub(super) const GRACE: Duration = Duration::from_secs(7);
 /// How long a connection may take to send a request's head, or rest between requests.
-const HEAD: Duration = Duration::from_secs(75);
+pub(super) const HEAD: Duration = Duration::from_secs(75);
 /// How long a client may leave what was sent to it unread.
-const UNREAD: Duration = Duration::from_mins(1);
+pub(super) const UNREAD: Duration = Duration::from_mins(1);
 /// Connections beyond the bound that are told so at a time; still more are closed without a word.
 const TURNED_AWAY: usize = 64;
 /// What they are told, and how long they have to read it.
 const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 32\r\n\r\ntoo many connections, come back\n";
-const FAREWELL: Duration = Duration::from_secs(2);
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+/// Requests that one connection of HTTP/2 may have open, and bytes of a head. Without a word hyper allows twice as many.
+const STREAMS: u32 = 100;
+const HEAD_BYTES: u32 = 16 << 10;
+/// How long a client of HTTP/2 may owe the answer to a ping, which it is sent when nothing else shows that it lives.
+pub(super) const PING: Duration = Duration::from_secs(20);
 
 /// Serves `router` on at most `most` connections until `stopping`, then lets calls in flight finish within `grace` and cuts
 /// what is left.
@@ -114,22 +121,52 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 async fn converse(
     stream: TcpStream,
     router: Router,
-    (stopping, cut): (CancellationToken, CancellationToken),
+    ends: (CancellationToken, CancellationToken),
     _slot: OwnedSemaphorePermit,
 ) {
     let speaks_http2 = tokio::select! {
         spoken = tokio::time::timeout(HEAD, speaks_http2(&stream)) => spoken,
-        () = stopping.cancelled() => return,
+        () = ends.0.cancelled() => return,
     };
-    let Ok(Ok(speaks_http2)) = speaks_http2 else {
-        return;
-    };
+    match speaks_http2 {
+        Ok(Ok(false)) => serve(stream, router, false, pending(), ends).await,
+        Ok(Ok(true)) => Box::pin(serve_http2(stream, router, ends)).await,
+        _ => {}
+    }
+}
+
+/// Serves one connection of HTTP/2.
+pub(super) async fn serve_http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    ends: (CancellationToken, CancellationToken),
+) {
+    let watch = Watch::new();
+    let router = watch.over(router);
+    let idle = watch.until_idle(HEAD, UNREAD);
+    serve(stream, router, true, idle, ends).await;
+}
+
+/// Serves one connection until it ends, is cut, or a while after it has become `idle`.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    speaks_http2: bool,
+    idle: impl Future<Output = ()>,
+    (stopping, cut): (CancellationToken, CancellationToken),
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD);
-    builder.http2().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES)
+        .keep_alive_interval(UNREAD)
+        .keep_alive_timeout(PING);
     let builder = if speaks_http2 {
         builder.http2_only()
     } else {
@@ -139,6 +176,7 @@ async fn converse(
     let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let mut idle = std::pin::pin!(idle);
     let mut is_stopping = false;
     let ended = loop {
         tokio::select! {
@@ -146,6 +184,13 @@ async fn converse(
             () = stopping.cancelled(), if !is_stopping => {
                 connection.as_mut().graceful_shutdown();
                 is_stopping = true;
+            }
+            () = idle.as_mut() => {
+                // It is told, so that a request that is on its way is asked again on another connection.
+                connection.as_mut().graceful_shutdown();
+                let farewell = tokio::time::timeout(FAREWELL, connection.as_mut());
+                cut.run_until_cancelled(farewell).await;
+                return tracing::debug!("an idle connection was closed");
             }
             () = cut.cancelled() => return,
         }

@@ -5,6 +5,7 @@
 mod docs;
 mod error;
 mod guard;
+mod http2;
 mod input;
 mod listen;
 mod openapi;

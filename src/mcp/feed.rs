@@ -227,9 +227,6 @@ mod tests {
 
     use super::*;
     use crate::app::App;
-    use crate::clock::Clock;
-    use crate::config::Settings;
-    use crate::random::Random;
 
     struct Setting {
         app: App,
@@ -240,12 +237,7 @@ mod tests {
 
     fn setting() -> Setting {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            data: Some(folder.path().to_owned()),
-            ..Settings::default()
-        };
-        let config = settings.complete(Settings::default()).unwrap();
-        let app = App::open(config, Clock::system(), Random::system()).unwrap();
+        let app = App::on(folder.path());
         Setting {
             feeds: Feeds::new(app.catalog.clone(), TaskTracker::new()),
             ctx: app.system.ctx(TenantId::default_tenant(), "test"),

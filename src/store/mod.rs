@@ -230,6 +230,21 @@ impl Store {
         &self.0.place
     }
 
+    /// Whether row-level security binds this process. SQLite has none.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub async fn is_row_bound(&self) -> Result<Option<bool>> {
+        let Engine::Postgres(_) = &self.0.engine else {
+            return Ok(None);
+        };
+        let is_above = |tx: &mut SystemTx<'_>| {
+            let mut rows = tx.query(dialect::IS_ABOVE, &[])?;
+            rows.first_mut().map_or(Ok(false), |row| row.get(0))
+        };
+        Ok(Some(!self.survey(is_above).await?))
+    }
+
     /// Bytes that the data takes.
     ///
     /// # Errors

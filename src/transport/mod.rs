@@ -22,7 +22,7 @@ use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::mcp::{Edge, Front, Shared};
 
 pub use http::{router, router_of_rmcp};
@@ -72,17 +72,16 @@ fn refuse(status: StatusCode, code: i32, message: &str, data: Option<Value>) -> 
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The answer when there is no room for another stream or session.
+/// The answer when there is no room for another stream, session or message.
 fn no_room(error: &Error) -> Response {
+    let status = match error.kind() {
+        Kind::Limited => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
     let body = error.body();
     let after = body.retry_after_seconds.map(HeaderValue::from);
     let data = Some(json!({"error": body}));
-    let mut response = refuse(
-        StatusCode::SERVICE_UNAVAILABLE,
-        -32603,
-        error.message(),
-        data,
-    );
+    let mut response = refuse(status, -32603, error.message(), data);
     if let Some(after) = after {
         response.headers_mut().insert(header::RETRY_AFTER, after);
     }

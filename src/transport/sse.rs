@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::wire::{self, Frame, Refusal};
 use super::{answer, body, no_room, refuse, too_many_sessions};
+use crate::error::Error;
 use crate::mcp::{Edge, Front, Named, Shared};
 
 /// Requests of one session whose answers the client has not read. rmcp queues answers without bound, so a client that
@@ -37,7 +38,7 @@ const UNANSWERED: usize = 64;
 const INITIALIZE: Duration = Duration::from_mins(1);
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a message may wait for the session to take it.
+/// How long a message may wait for the session to take it, and its client before it sends another one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The open sessions. Cheap to clone.
@@ -265,9 +266,11 @@ pub(super) async fn message(
         Err(refusal) => return answer(StatusCode::BAD_REQUEST, &refusal),
     };
     if !live.unanswered.admit(&messages) {
-        let text =
-            format!("{UNANSWERED} requests of this session are unanswered; read the answers first");
-        return refuse(StatusCode::TOO_MANY_REQUESTS, -32603, &text, None);
+        return no_room(&Error::limited(
+            "too_many_unanswered",
+            format!("{UNANSWERED} requests of this session are unanswered; read the answers first"),
+            PATIENCE,
+        ));
     }
     for mut message in messages {
         match &mut *message {
@@ -288,9 +291,47 @@ pub(super) async fn message(
             .await
             .is_err()
         {
-            let message = "the session takes no more messages";
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, -32603, message, None);
+            return no_room(&Error::unavailable(
+                "session_busy",
+                "the session takes no more messages",
+                PATIENCE,
+            ));
         }
     }
     (StatusCode::ACCEPTED, "Accepted").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::App;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_takes_nothing_says_when_to_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::on(folder.path());
+        let server = SseServer::new(super::super::shared(&app), CancellationToken::new());
+        let (to_handler, _unread) = mpsc::channel(1);
+        let live = Live {
+            to_handler,
+            owner: Named::default(),
+            unanswered: Arc::default(),
+        };
+        server.0.live.insert("s".into(), live);
+        let post = async || {
+            let note = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+            let address = Address {
+                session_id: "s".into(),
+            };
+            let request = Request::new(Body::from(note));
+            message(State(server.clone()), Ok(Query(address)), request).await
+        };
+        assert_eq!(post().await.status(), StatusCode::ACCEPTED);
+        let refused = post().await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()["retry-after"], "5");
+        let body = axum::body::to_bytes(refused.into_body(), 1_000).await;
+        let text = String::from_utf8(body.unwrap().into()).unwrap();
+        assert!(text.contains("session_busy"), "{text}");
+    }
 }

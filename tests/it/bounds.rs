@@ -1,14 +1,14 @@
 //! What is bounded, what is said past the bound, and that it goes on by itself once there is room: calls that wait,
 //! sessions of older clients, listeners, connections.
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{Events, in_time, initialize, modern, tool};
+use crate::support::mcp::{Events, in_time, initialize, modern, tool, until};
 
 /// Asserts that there is no room, with when to come back, as HTTP and JSON-RPC say it.
 #[track_caller]
@@ -25,6 +25,11 @@ fn has_no_room(answer: &Answer, code: &str) {
         error["retry_after_seconds"].to_string()
     );
     assert!(error["retry_after_seconds"].as_u64().unwrap() > 0);
+}
+
+/// Asks again and again until there is room, which there must be soon after somebody left.
+async fn is_let_in(ask: impl Fn() -> RequestBuilder) {
+    until(async || ask().send().await.unwrap().status() == 200).await;
 }
 
 /// What a tool call that must be refused is refused with.
@@ -97,12 +102,7 @@ async fn calls_that_wait_are_bounded_and_others_are_not() {
     waiting.spawn(Answer::of(
         server.modern("/mcp", &modern("tools/call", wait)),
     ));
-    in_time(async {
-        while server.app.system.waiting_calls() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    server.until_waiting(1).await;
     server
         .use_tool("/mcp", "task_cancel", json!({"task_id": "t"}))
         .await;
@@ -138,17 +138,7 @@ async fn sessions_of_older_clients_are_bounded() {
     let answer = server.get("/sse").await;
     has_no_room(&answer, "too_many_sessions");
     drop(stream);
-    in_time(async {
-        while server
-            .request(Method::GET, "/sse")
-            .send()
-            .await
-            .unwrap()
-            .status()
-            != 200
-        {}
-    })
-    .await;
+    is_let_in(|| server.request(Method::GET, "/sse")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,26 +158,10 @@ async fn listeners_are_bounded() {
         &Answer::of(server.modern("/mcp", &message)).await,
         "too_many_listeners",
     );
-    server
-        .use_tool(
-            "/mcp",
-            "task_dispatch",
-            json!({"task_id": "t", "description": "x"}),
-        )
-        .await;
-    assert_eq!(stream.data().await["params"]["uri"], "baton://tasks/t");
+    server.dispatch("/mcp", "t").await;
+    stream.hears_of("baton://tasks/t").await;
     drop(stream);
-    in_time(async {
-        while server
-            .modern("/mcp", &message)
-            .send()
-            .await
-            .unwrap()
-            .status()
-            != 200
-        {}
-    })
-    .await;
+    is_let_in(|| server.modern("/mcp", &message)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +187,7 @@ async fn connections_are_bounded() {
         assert!(in_time(first.read(&mut rest)).await.unwrap() > 0);
     }
     drop(first);
-    in_time(async { while !server.raw(HEALTH).await.starts_with("HTTP/1.1 200") {} }).await;
+    until(async || server.raw(HEALTH).await.starts_with("HTTP/1.1 200")).await;
 }
 
 #[test]

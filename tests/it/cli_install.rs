@@ -199,6 +199,26 @@ fn the_doctor_finds_an_entry_that_leads_nowhere_and_a_log_that_was_changed() {
     assert!(text.contains("FAIL  event log"), "{text}");
 }
 
+#[test]
+fn the_doctor_says_whether_the_database_keeps_tenants_apart() {
+    let home = Home::new();
+    let doctor = ["doctor", "--listen", "127.0.0.1:0"];
+    let text = home.print(&doctor);
+    let Some(superuser) = home.database_of_superuser() else {
+        assert!(!text.contains("row-level"), "SQLite has none: {text}");
+        return;
+    };
+    let bound = "ok    database     row-level security binds its role";
+    assert!(text.contains(bound), "{text}");
+    let mut above = home.command(&doctor);
+    let above = above.env("BATON_DATABASE", superuser).output().unwrap();
+    let text = String::from_utf8(above.stdout).unwrap();
+    assert_eq!(above.status.code(), Some(0), "a warning: {text}");
+    for part in ["warn  database ", "above row-level security", "NOBYPASSRLS"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
 /// As somebody would who has the file and no scruples.
 #[expect(
     clippy::disallowed_methods,

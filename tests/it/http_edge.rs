@@ -1,15 +1,15 @@
 //! What holds for every path: health, problems, who may be addressed and who may call, panics, and the end.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::routing::get;
 use reqwest::Method;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::http::{Answer, HttpServer};
+use crate::support::mcp::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_readiness_answer() {
@@ -176,12 +176,14 @@ async fn a_client_that_goes_away_withdraws_its_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_server_takes_no_new_connections_and_finishes_calls_in_flight() {
-    let (begun, mut begins) = mpsc::channel::<()>(1);
+    let (begun, mut begins) = mpsc::channel(1);
+    let finish = CancellationToken::new();
+    let finished = finish.clone();
     let slow = move || {
-        let begun = begun.clone();
+        let (begun, finished) = (begun.clone(), finished.clone());
         async move {
             begun.send(()).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(400)).await;
+            finished.cancelled().await;
             "finished"
         }
     };
@@ -195,8 +197,11 @@ async fn a_stopping_server_takes_no_new_connections_and_finishes_calls_in_flight
     call.spawn(server.request(Method::GET, "/slow").send());
     begins.recv().await.unwrap();
     let address = server.address;
-    server.stop().await;
+    let refused = async {
+        until(async || TcpStream::connect(address).await.is_err()).await;
+        finish.cancel();
+    };
+    tokio::join!(server.stop(), refused);
     let answer = call.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(answer.text().await.unwrap(), "finished");
-    assert!(TcpStream::connect(address).await.is_err());
 }

@@ -1,4 +1,4 @@
-//! What becomes of tasks: dependencies, claims, leases, retries, timeouts, questions.
+//! What becomes of tasks: dependencies, claims, leases, retries, timeouts.
 
 use std::time::Duration;
 
@@ -7,14 +7,6 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::support::{START, Server};
-
-async fn get(server: &Server, id: &str) -> Value {
-    server.call("task_get", json!({"task_id": id})).await
-}
-
-async fn code(server: &Server, op: &str, input: Value) -> &'static str {
-    server.try_call(op, input).await.unwrap_err().code()
-}
 
 #[tokio::test]
 async fn a_repeated_dispatch_is_the_same_task_and_another_payload_a_conflict() {
@@ -34,7 +26,7 @@ async fn a_repeated_dispatch_is_the_same_task_and_another_payload_a_conflict() {
         (&json!(true), &json!(false))
     );
     let other = json!({"task_id": "mine", "description": "y"});
-    assert_eq!(code(&server, "task_dispatch", other).await, "task_id_taken");
+    assert_eq!(server.code("task_dispatch", other).await, "task_id_taken");
 }
 
 #[tokio::test]
@@ -83,7 +75,7 @@ async fn a_failure_cancels_what_depends_on_it_down_the_graph_unless_it_is_to_run
     server.call("task_end", held.end("failure")).await;
     assert_eq!(server.state("root").await, "failed");
     for id in ["child", "grandchild"] {
-        let task = get(&server, id).await;
+        let task = server.task(id).await;
         assert_eq!(
             (&task["state"], &task["cause"]),
             (&json!("cancelled"), &json!("dependency_failed")),
@@ -97,7 +89,7 @@ async fn a_failure_cancels_what_depends_on_it_down_the_graph_unless_it_is_to_run
         "cancelled"
     );
     assert_eq!(
-        code(&server, "task_retry", json!({"task_id": "child"})).await,
+        server.code("task_retry", json!({"task_id": "child"})).await,
         "dependency_failed"
     );
     server.call("task_retry", json!({"task_id": "root"})).await;
@@ -203,10 +195,9 @@ async fn a_waiting_claim_gets_the_next_task_and_ends_at_its_deadline() {
 #[tokio::test]
 async fn heartbeats_keep_the_lease_and_bring_what_changed() {
     let server = Server::start();
-    let id = server
-        .dispatch(json!({"description": "x", "task_data": {"a": 1, "b": {"c": 2}}}))
+    let (id, held) = server
+        .held(json!({"description": "x", "task_data": {"a": 1, "b": {"c": 2}}}))
         .await;
-    let held = server.claim("ada", &[]).await.unwrap();
     let beat =
         json!({"agent_id": "ada", "leases": [{"task_id": id, "lease_token": held.lease_token}]});
     for _ in 0..5 {
@@ -226,10 +217,7 @@ async fn heartbeats_keep_the_lease_and_bring_what_changed() {
         (&json!("high"), &json!(true))
     );
     let told = server
-        .call(
-            "task_notify",
-            held.notification("progress", json!({"progress": 5})),
-        )
+        .notify(&held, "progress", json!({"progress": 5}))
         .await;
     assert_eq!(told.get("report_requested"), None);
     server
@@ -251,116 +239,10 @@ async fn an_attempt_that_takes_too_long_fails() {
         .await;
     server.claim("ada", &[]).await.unwrap();
     server.advance(Duration::from_secs(11)).await;
-    let task = get(&server, &id).await;
+    let task = server.task(&id).await;
     assert_eq!(
         (&task["state"], &task["cause"], &task["outcome"]),
         (&json!("failed"), &json!("timeout"), &json!("timeout"))
-    );
-}
-
-#[tokio::test]
-async fn a_question_stops_the_timeout_until_it_is_answered() {
-    let server = Server::start();
-    let id = server
-        .dispatch(json!({"description": "x", "execution_context": {"timeout_seconds": 100}}))
-        .await;
-    let held = server.claim("ada", &[]).await.unwrap();
-    let ask = held.notification(
-        "escalated",
-        json!({"question": "which?", "options": ["a", "b"], "severity": "low"}),
-    );
-    assert_eq!(server.call("task_notify", ask).await["state"], "escalated");
-    let beat = json!({"agent_id": "ada", "lease_seconds": 3600, "leases": [{"task_id": id, "lease_token": held.lease_token}]});
-    server.call("task_heartbeat", beat.clone()).await;
-    server.advance(Duration::from_secs(1_000)).await;
-    let waited = server
-        .call("task_wait", json!({"task_ids": [id], "wait_seconds": 0}))
-        .await;
-    assert_eq!(
-        (&waited["done"], &waited["tasks"][0]["question"]["question"]),
-        (&json!(true), &json!("which?"))
-    );
-    assert_eq!(
-        server
-            .call("task_answer", json!({"task_id": id, "answer": "a"}))
-            .await["state"],
-        "in_progress"
-    );
-    let lease = server.call("task_heartbeat", beat).await["leases"][0].clone();
-    assert_eq!(lease["answers"][0]["answer"], "a");
-    server.advance(Duration::from_secs(101)).await;
-    assert_eq!(server.state(&id).await, "failed");
-    assert_eq!(
-        code(
-            &server,
-            "task_answer",
-            json!({"task_id": id, "answer": "b"})
-        )
-        .await,
-        "task_already_ended"
-    );
-}
-
-#[tokio::test]
-async fn a_task_given_back_with_a_question_rests_and_goes_on_with_the_answer() {
-    let server = Server::start();
-    let id = server
-        .dispatch(json!({"description": "x", "execution_context": {"timeout_seconds": 100}}))
-        .await;
-    let held = server.claim("ada", &[]).await.unwrap();
-    let back =
-        held.with(json!({"reason": "escalated", "execution_summary": {"question": "which?"}}));
-    assert_eq!(server.call("task_end", back).await["state"], "escalated");
-    assert!(server.claim("eve", &[]).await.is_none());
-    server.advance(Duration::from_secs(99)).await;
-    server
-        .call(
-            "task_answer",
-            json!({"task_id": id, "answer": {"pick": "a"}}),
-        )
-        .await;
-    let held = server.claim("eve", &[]).await.unwrap();
-    assert_eq!(
-        (&held.task["attempt"], &held.task["answers"][0]["answer"]),
-        (&json!(2), &json!({"pick": "a"}))
-    );
-    let back = held.with(json!({"reason": "escalated"}));
-    server.call("task_end", back).await;
-    server.advance(Duration::from_secs(101)).await;
-    assert_eq!(server.state(&id).await, "failed", "nobody answered in time");
-}
-
-#[tokio::test]
-async fn a_lost_executor_leaves_its_question_standing() {
-    let server = Server::start();
-    let id = server.dispatch(json!({"description": "x"})).await;
-    let held = server.claim("ada", &[]).await.unwrap();
-    server
-        .call(
-            "task_notify",
-            held.notification("escalated", json!({"reason": "unclear"})),
-        )
-        .await;
-    server.advance(Duration::from_secs(61)).await;
-    let task = get(&server, &id).await;
-    assert_eq!(
-        (&task["state"], &task["question"]["reason"]),
-        (&json!("escalated"), &json!("unclear"))
-    );
-    assert_eq!(
-        server
-            .call("task_answer", json!({"task_id": id, "answer": "so"}))
-            .await["state"],
-        "pending"
-    );
-    assert_eq!(
-        code(
-            &server,
-            "task_notify",
-            held.notification("started", json!({}))
-        )
-        .await,
-        "lease_lost"
     );
 }
 
@@ -375,9 +257,7 @@ async fn failures_are_tried_again_with_growing_pauses_until_the_retries_are_spen
         let held = server.claim("ada", &[]).await.unwrap();
         assert_eq!(held.task["attempt"], attempt);
         let failed = json!({"error": format!("broke {attempt}")});
-        server
-            .call("task_notify", held.notification("failed", failed))
-            .await;
+        server.notify(&held, "failed", failed).await;
         let end = held.end("failure");
         let ended = server.call("task_end", end.clone()).await;
         assert_eq!(
@@ -399,7 +279,7 @@ async fn failures_are_tried_again_with_growing_pauses_until_the_retries_are_spen
         pauses[1] >= Duration::from_secs(1) && pauses[1] <= Duration::from_secs(2),
         "{pauses:?}"
     );
-    let task = get(&server, &id).await;
+    let task = server.task(&id).await;
     assert_eq!(task["state"], "failed");
     let problems: Vec<_> = task["report"]["problems"]
         .as_array()
@@ -424,13 +304,9 @@ async fn failures_are_tried_again_with_growing_pauses_until_the_retries_are_spen
 #[tokio::test]
 async fn a_failure_that_is_not_retryable_fails_at_once() {
     let server = Server::start();
-    let id = server.dispatch(json!({"description": "x"})).await;
-    let held = server.claim("ada", &[]).await.unwrap();
+    let (id, held) = server.held(json!({"description": "x"})).await;
     server
-        .call(
-            "task_notify",
-            held.notification("failed", json!({"error": "no", "retryable": false})),
-        )
+        .notify(&held, "failed", json!({"error": "no", "retryable": false}))
         .await;
     server.call("task_end", held.end("failure")).await;
     assert_eq!(server.state(&id).await, "failed");
@@ -440,10 +316,9 @@ async fn a_failure_that_is_not_retryable_fails_at_once() {
 async fn a_result_must_be_what_was_asked_for() {
     let server = Server::start();
     let schema = json!({"type": "object", "required": ["lines"], "properties": {"lines": {"type": "integer"}}});
-    let id = server
-        .dispatch(json!({"description": "x", "result_schema": schema}))
+    let (id, held) = server
+        .held(json!({"description": "x", "result_schema": schema}))
         .await;
-    let held = server.claim("ada", &[]).await.unwrap();
     let end = |result: Value| held.with(json!({"reason": "success", "result": result}));
     let error = server
         .try_call("task_end", end(json!({"lines": "many"})))
@@ -455,16 +330,14 @@ async fn a_result_must_be_what_was_asked_for() {
     );
     assert_eq!(server.state(&id).await, "assigned");
     server
-        .call(
-            "task_notify",
-            held.notification(
-                "completed",
-                json!({"result": {"lines": 3}, "quality_score": 0.9}),
-            ),
+        .notify(
+            &held,
+            "completed",
+            json!({"result": {"lines": 3}, "quality_score": 0.9}),
         )
         .await;
     server.call("task_end", held.end("success")).await;
-    let task = get(&server, &id).await;
+    let task = server.task(&id).await;
     assert_eq!(
         (&task["result"], &task["report"]["quality_score"]),
         (&json!({"lines": 3}), &json!(0.9))
@@ -475,8 +348,7 @@ async fn a_result_must_be_what_was_asked_for() {
 async fn jumps_of_the_wall_clock_back_and_forth_move_no_lease_no_wait_and_no_number() {
     const HOUR: i64 = 3_600_000_000;
     let server = Server::start();
-    let id = server.dispatch(json!({"description": "x"})).await;
-    let held = server.claim("ada", &[]).await.unwrap();
+    let (id, held) = server.held(json!({"description": "x"})).await;
     let mut numbers = Vec::new();
     for hours in [1, -1, 1, 0] {
         server
@@ -503,5 +375,5 @@ async fn jumps_of_the_wall_clock_back_and_forth_move_no_lease_no_wait_and_no_num
     server.advance(Duration::from_secs(3)).await;
     assert_eq!(server.claim("bob", &[]).await.unwrap().task["attempt"], 2);
     let late = held.notification("started", json!({}));
-    assert_eq!(code(&server, "task_notify", late).await, "lease_lost");
+    assert_eq!(server.code("task_notify", late).await, "lease_lost");
 }

@@ -60,6 +60,7 @@ async fn discover_tells_versions_capabilities_and_how_to_work() {
     for capability in ["tools", "prompts", "resources", "completions"] {
         assert!(result["capabilities"][capability].is_object(), "{result}");
     }
+    assert_eq!(result["capabilities"]["resources"]["subscribe"], true);
     let words = result["instructions"]
         .as_str()
         .unwrap()
@@ -79,6 +80,8 @@ async fn the_tools_come_in_order_with_annotations_and_without_nulls() {
         .collect();
     assert_eq!(names, TOOLS);
     assert!(!has_null(&answer.body), "{}", answer.text);
+    assert_eq!(answer.body["result"]["cacheScope"], "private");
+    assert_eq!(answer.body["result"]["ttlMs"], 0);
     for tool in tools {
         for hint in [
             "readOnlyHint",
@@ -106,14 +109,8 @@ async fn a_task_lives_its_whole_life() {
     )
     .await;
     assert_eq!(dispatched["state"], "pending");
-    let claimed = call("task_claim", json!({"agent_id": "ada"})).await;
-    let token = &claimed["tasks"][0]["lease"]["token"];
-    let mine = |mut fields: Value| {
-        fields["task_id"] = "t".into();
-        fields["agent_id"] = "ada".into();
-        fields["lease_token"] = token.clone();
-        fields
-    };
+    let mine = server.claim("/mcp").await;
+    let token = mine(json!({}))["lease_token"].take();
     let leases = json!([{"task_id": "t", "lease_token": token}]);
     call(
         "task_heartbeat",
@@ -209,6 +206,12 @@ async fn bad_arguments_are_a_result_with_paths_that_a_model_can_read() {
     for path in ["/task_ids/0", "/wait_seconds", "surprise"] {
         assert!(text.contains(path), "{path} in {text}");
     }
+    let arguments = json!({"title": 7});
+    let params = tool("task_dispatch", arguments);
+    let answer = server.ask("tools/call", params).await;
+    for missing in ["/title", "description"] {
+        assert!(answer.text.contains(missing), "{}", answer.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,6 +224,14 @@ async fn ill_typed_params_of_a_known_method_are_invalid_params() {
     assert!(refused(&answer, 200, -32602).contains("resources/read"));
     let answer = server.ask("completion/complete", json!({"ref": 1})).await;
     assert!(refused(&answer, 200, -32602).contains("completion/complete"));
+    let call = modern("tools/call", json!({"name": 7}));
+    let request = server.modern("/mcp", &call).header("mcp-name", "7");
+    refused(&Answer::of(request).await, 200, -32602);
+    let call = server.ask("tools/call", tool("task_get", json!([1]))).await;
+    refused(&call, 200, -32602);
+    assert_eq!(call.body["error"]["data"]["path"], "/params/arguments");
+    let prompt = json!({"name": "execute", "arguments": {"agent_id": 5}});
+    refused(&server.ask("prompts/get", prompt).await, 200, -32602);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,22 +244,46 @@ async fn bodies_that_are_no_message_are_refused_with_the_reason() {
             .header("content-type", "application/json");
         Answer::of(request.body(body)).await
     };
-    for body in [&b"garbage"[..], b"", b"{\"jsonrpc\":", b"{\"a\":\"\xff\"}"] {
+    for (body, says) in [
+        (&b"garbage"[..], "not JSON"),
+        (b"", "empty"),
+        (b"{\"jsonrpc\":", "not JSON"),
+        (b"{\"a\":\"\xff\"}", "UTF-8"),
+    ] {
         let answer = send(body.to_vec()).await;
-        refused(&answer, 400, -32700);
+        let told = refused(&answer, 400, -32700);
+        assert!(told.contains(says), "{told}");
         assert_eq!(answer.body["id"], Value::Null);
     }
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
     for (text, code, id, says) in [
-        (ping.replace(":1,", ":null,"), -32600, json!(null), "`id`"),
+        (
+            ping.replace(":1,", ":null,"),
+            -32600,
+            json!(null),
+            "not null",
+        ),
         (ping.replace("2.0", "1.0"), -32600, json!(1), "`jsonrpc`"),
-        (ping.replace("method", "m"), -32600, json!(1), "`method`"),
+        (
+            r#"{"id":"a","method":"ping"}"#.into(),
+            -32600,
+            json!("a"),
+            "jsonrpc",
+        ),
+        (
+            ping.replace("method", "m"),
+            -32600,
+            json!(1),
+            "`method` is missing",
+        ),
         (
             ping.replace('}', r#","params":[1]}"#),
             -32602,
             json!(1),
             "`params`",
         ),
+        ("7".into(), -32600, json!(null), "object"),
+        ("[{}]".into(), -32600, json!(null), "batches"),
     ] {
         let answer = send(text.clone().into_bytes()).await;
         assert!(refused(&answer, 400, code).contains(says), "{text}");
@@ -257,9 +292,10 @@ async fn bodies_that_are_no_message_are_refused_with_the_reason() {
     let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let deep = ping.replace('}', &format!(r#","params":{{"x":{nested}}}}}"#));
     assert!(refused(&send(deep.into_bytes()).await, 400, -32700).contains("127"));
-    refused(&send(b"7".to_vec()).await, 400, -32600);
-    let huge = format!("\"{}\"", "x".repeat(1 << 20));
-    assert!(refused(&send(huge.into_bytes()).await, 413, -32600).contains("1048576"));
+    for size in [1 << 20, 8 << 20] {
+        let huge = format!("\"{}\"", "x".repeat(size));
+        assert!(refused(&send(huge.into_bytes()).await, 413, -32600).contains("1048576"));
+    }
     server.use_tool("/mcp", "task_list", json!({})).await;
 }
 
@@ -271,8 +307,7 @@ async fn task_ids_are_completed_within_the_tenant() {
         ("/mcp", "beta"),
         ("/t/other/mcp", "alpha-2"),
     ] {
-        let input = json!({"description": "x", "task_id": id});
-        server.use_tool(path, "task_dispatch", input).await;
+        server.dispatch(path, id).await;
     }
     let reference = json!({"type": "ref/resource", "uri": "baton://tasks/{task_id}"});
     let argument = json!({"name": "task_id", "value": "alp"});
@@ -297,7 +332,11 @@ async fn prompts_are_listed_and_filled_in() {
     let params = json!({"name": "orchestrate", "arguments": arguments});
     let answer = server.ask("prompts/get", params).await;
     let text = &answer.body["result"]["messages"][0]["content"]["text"];
-    assert!(text.as_str().unwrap().contains("tidy the garden"), "{text}");
+    let text = text.as_str().unwrap();
+    assert!(
+        text.contains("tidy the garden") && !text.contains("{{"),
+        "{text}"
+    );
     let answer = server
         .ask("prompts/get", json!({"name": "orchestrate"}))
         .await;
@@ -310,8 +349,7 @@ async fn prompts_are_listed_and_filled_in() {
 async fn pages_of_resources_hold_everything_once() {
     let server = HttpServer::start().await;
     for number in 0..105 {
-        let input = json!({"description": "x", "task_id": format!("t{number}")});
-        server.use_tool("/mcp", "task_dispatch", input).await;
+        server.dispatch("/mcp", &format!("t{number}")).await;
     }
     let (mut uris, mut params, mut pages) = (Vec::new(), json!({}), 0);
     loop {
@@ -336,6 +374,26 @@ async fn pages_of_resources_hold_everything_once() {
     for number in 0..105 {
         let uri = format!("baton://tasks/t{number}");
         assert!(uris.binary_search(&uri).is_ok(), "{uri}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_listed_can_be_read() {
+    let server = HttpServer::start().await;
+    server.dispatch("/mcp", "t").await;
+    let answer = server.ask("resources/list", json!({})).await;
+    let resources = answer.body["result"]["resources"].as_array().unwrap();
+    let uris: Vec<_> = resources
+        .iter()
+        .map(|resource| resource["uri"].as_str().unwrap())
+        .collect();
+    for expected in ["baton://guides/executor", "baton://tasks/t"] {
+        assert!(uris.contains(&expected), "{uris:?}");
+    }
+    for uri in uris {
+        let read = server.ask("resources/read", json!({"uri": uri})).await;
+        let text = &read.body["result"]["contents"][0]["text"];
+        assert!(!text.as_str().unwrap().is_empty(), "{uri}");
     }
 }
 

@@ -29,6 +29,9 @@ async fn each_legacy_revision_is_spoken() {
             .await;
         assert_eq!(answer["error"]["code"], -32002, "{answer}");
         assert_eq!(answer["error"]["data"]["uri"], "baton://tasks/none");
+        let listed = session.ask("tools/list", json!({})).await;
+        assert!(listed["result"]["tools"].is_array(), "{listed}");
+        assert_eq!(listed["result"].get("ttlMs"), None);
         let ended = Answer::of(session.request(Method::DELETE)).await;
         assert!(ended.status < 300, "{}", ended.text);
         let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
@@ -108,8 +111,7 @@ fn list_for(tenant: Option<&str>) -> Value {
 async fn path_header_and_meta_name_the_same_tenant() {
     let server = HttpServer::start().await;
     for (path, id) in [("/mcp", "of-default"), ("/t/acme/mcp", "of-acme")] {
-        let input = json!({"description": "x", "task_id": id});
-        server.use_tool(path, "task_dispatch", input).await;
+        server.dispatch(path, id).await;
     }
     let (plain, named) = (list_for(None), list_for(Some("acme")));
     assert_eq!(
@@ -143,16 +145,11 @@ async fn two_names_for_the_tenant_are_refused() {
         let answer = Answer::of(request).await;
         assert_eq!(answer.body["error"]["code"], -32602, "{}", answer.text);
         assert!(answer.text.contains("tenant_conflict"), "{}", answer.text);
+        assert!(!answer.text.contains("acme"), "{}", answer.text);
     }
     let answer = Answer::of(server.modern("/t/No%20Tenant!/mcp", &plain)).await;
     assert_eq!(answer.status, 400, "{}", answer.text);
     assert!(answer.text.contains("invalid_tenant"), "{}", answer.text);
-}
-
-/// Dispatches a task called `id` for the tenant that `path` names.
-async fn dispatch(server: &HttpServer, path: &str, id: &str) {
-    let input = json!({"description": "x", "task_id": id});
-    server.use_tool(path, "task_dispatch", input).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,17 +166,11 @@ async fn a_subscriber_hears_of_its_own_tenants_task_alone() {
         .await;
     assert_eq!(answer["error"]["code"], -32002, "{answer}");
     // The other tenant's task of the same id comes first; the next thing heard must be of the own one.
-    dispatch(&server, "/t/other/mcp", "same").await;
-    dispatch(&server, "/t/acme/mcp", "last").await;
-    let heard = stream.data().await;
-    assert_eq!(
-        heard["method"], "notifications/resources/updated",
-        "{heard}"
-    );
-    assert_eq!(heard["params"]["uri"], "baton://tasks/last", "{heard}");
-    dispatch(&server, "/t/acme/mcp", "same").await;
-    let heard = stream.data().await;
-    assert_eq!(heard["params"]["uri"], "baton://tasks/same", "{heard}");
+    server.dispatch("/t/other/mcp", "same").await;
+    server.dispatch("/t/acme/mcp", "last").await;
+    stream.hears_of("baton://tasks/last").await;
+    server.dispatch("/t/acme/mcp", "same").await;
+    stream.hears_of("baton://tasks/same").await;
     let answer = acme
         .ask(
             "resources/unsubscribe",
@@ -191,6 +182,5 @@ async fn a_subscriber_hears_of_its_own_tenants_task_alone() {
         let input = json!({"task_id": id, "reason": "enough"});
         server.use_tool("/t/acme/mcp", "task_cancel", input).await;
     }
-    let heard = stream.data().await;
-    assert_eq!(heard["params"]["uri"], "baton://tasks/last", "{heard}");
+    stream.hears_of("baton://tasks/last").await;
 }

@@ -1,69 +1,11 @@
 //! HTTP+SSE: where to post, a whole life, whose session it is, and what becomes of those who do not read.
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{Events, in_time, initialize, tool};
-
-/// A client of HTTP+SSE.
-struct Client<'a> {
-    server: &'a HttpServer,
-    events: Events,
-    endpoint: String,
-}
-
-impl<'a> Client<'a> {
-    async fn open(server: &'a HttpServer, path: &str) -> Self {
-        let mut events = Events::of(server.request(Method::GET, path)).await;
-        let first = events.next().await.unwrap();
-        assert_eq!(first.name, "endpoint");
-        Self {
-            server,
-            events,
-            endpoint: first.data,
-        }
-    }
-
-    /// One that has been through the handshake.
-    async fn initialized(server: &'a HttpServer, path: &str) -> Self {
-        let mut client = Self::open(server, path).await;
-        client.accepted(&initialize("2024-11-05")).await;
-        let answer = client.events.data().await;
-        assert_eq!(
-            answer["result"]["protocolVersion"], "2024-11-05",
-            "{answer}"
-        );
-        client
-            .accepted(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
-            .await;
-        client
-    }
-
-    async fn post(&self, message: &Value) -> Answer {
-        self.server.post(&self.endpoint, message).await
-    }
-
-    async fn accepted(&self, message: &Value) {
-        let answer = self.post(message).await;
-        assert_eq!(answer.status, 202, "{}", answer.text);
-    }
-
-    async fn ask(&mut self, method: &str, params: Value) -> Value {
-        self.accepted(&json!({"jsonrpc": "2.0", "id": "a", "method": method, "params": params}))
-            .await;
-        let answer = self.events.data().await;
-        assert_eq!(answer["id"], "a", "{answer}");
-        answer
-    }
-
-    async fn use_tool(&mut self, name: &str, arguments: Value) -> Value {
-        let answer = self.ask("tools/call", tool(name, arguments)).await;
-        let output = &answer["result"]["structuredContent"];
-        assert!(output.is_object(), "{answer}");
-        output.clone()
-    }
-}
+use crate::support::mcp::{in_time, tool, until};
+use crate::support::sse::Client;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_event_says_where_to_post() {
@@ -188,8 +130,16 @@ async fn who_asks_on_and_on_without_an_answer_is_stopped() {
         client.accepted(&wait(id)).await;
     }
     let answer = client.post(&wait(64)).await;
-    assert_eq!(answer.status, 429, "{}", answer.text);
+    let error = &answer.body["error"]["data"]["error"];
+    assert_eq!(
+        (answer.status, &error["code"]),
+        (429, &json!("too_many_unanswered")),
+        "{}",
+        answer.text
+    );
     assert!(answer.text.contains("64"), "{}", answer.text);
+    assert_eq!(answer.header("retry-after"), "5");
+    assert_eq!(error["retry_after_seconds"], 5);
     let cancel =
         json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 0}});
     client.accepted(&cancel).await;
@@ -203,12 +153,7 @@ async fn closing_the_stream_ends_the_session() {
     let endpoint = client.endpoint.clone();
     drop(client);
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-    in_time(async {
-        while server.post(&endpoint, &ping).await.status != 404 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || server.post(&endpoint, &ping).await.status == 404).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! MCP over pipes: every way a client opens, misuses and leaves the connection. The handler is a stub, since only the
 //! transport is under test.
 
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 const LARGE: usize = 8000;
 const A_SECOND: Duration = Duration::from_secs(1);
 
-struct Stub;
+struct Stub {
+    /// Until then a call of `soon` waits.
+    finish: CancellationToken,
+}
 
 impl rmcp::ServerHandler for Stub {
     fn accepted_subscription_filter(
@@ -35,7 +38,7 @@ impl rmcp::ServerHandler for Stub {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         match &*call.name {
-            "soon" => tokio::time::sleep(Duration::from_millis(300)).await,
+            "soon" => self.finish.cancelled().await,
             "poll" => context.ct.cancelled().await,
             "deaf" => std::future::pending().await,
             _ => {}
@@ -48,10 +51,27 @@ impl rmcp::ServerHandler for Stub {
     }
 }
 
+/// The server's input, which lets calls of `soon` finish once the client has left.
+struct Input {
+    pipe: PipeReader,
+    finish: CancellationToken,
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.pipe.read(buffer)?;
+        if count == 0 {
+            self.finish.cancel();
+        }
+        Ok(count)
+    }
+}
+
 struct Client {
     input: Option<PipeWriter>,
     output: BufReader<PipeReader>,
     stop: CancellationToken,
+    finish: CancellationToken,
     ended: mpsc::Receiver<anyhow::Result<()>>,
 }
 
@@ -59,7 +79,14 @@ impl Client {
     fn start() -> Self {
         let (server_input, input) = pipe().unwrap();
         let (output, server_output) = pipe().unwrap();
-        let stop = CancellationToken::new();
+        let (stop, finish) = (CancellationToken::new(), CancellationToken::new());
+        let stub = Stub {
+            finish: finish.clone(),
+        };
+        let server_input = Input {
+            pipe: server_input,
+            finish: finish.clone(),
+        };
         let (sender, ended) = mpsc::channel();
         let token = stop.clone();
         thread::spawn(move || {
@@ -68,7 +95,7 @@ impl Client {
                 .enable_all()
                 .build()
                 .unwrap();
-            let result = runtime.block_on(serve(Stub, server_input, server_output, token));
+            let result = runtime.block_on(serve(stub, server_input, server_output, token));
             runtime.shutdown_background();
             let _ = sender.send(result);
         });
@@ -76,6 +103,7 @@ impl Client {
             input: Some(input),
             output: BufReader::new(output),
             stop,
+            finish,
             ended,
         }
     }
@@ -297,7 +325,9 @@ fn a_batch_is_answered_by_one_array() {
     let mut client = Client::legacy();
     let note = json!({"jsonrpc": "2.0", "method": "notifications/x"});
     client.say(&json!([note, note]));
-    let answer = client.ask(&json!([call(1, "soon"), note, 7, call("b", "echo")]));
+    client.say(&json!([call(1, "soon"), note, 7, call("b", "echo")]));
+    client.finish.cancel();
+    let answer = client.hear();
     let mut ids: Vec<_> = answer
         .as_array()
         .unwrap()
@@ -322,6 +352,7 @@ fn an_id_serves_one_request_at_a_time() {
     let mut client = Client::legacy();
     client.say(&call(1, "soon"));
     assert_eq!(client.ask(&call(1, "echo"))["error"]["code"], -32600);
+    client.finish.cancel();
     assert_eq!(text(&client.hear()), "soon");
     assert_eq!(text(&client.ask(&call(1, "echo"))), "echo");
 }
@@ -359,6 +390,7 @@ fn the_stop_token_ends_it_with_the_input_still_open() {
     client.say(&call(2, "soon"));
     assert_eq!(text(&client.ask(&call(3, "echo"))), "echo");
     client.stop.cancel();
+    client.finish.cancel();
     assert_eq!(text(&client.hear()), "soon");
     client.ends();
     Client::start().stop.cancel();

@@ -5,12 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{Events, in_time, modern, tool};
-
-async fn dispatch(server: &HttpServer, path: &str, id: &str) {
-    let input = json!({"description": "x", "task_id": id});
-    server.use_tool(path, "task_dispatch", input).await;
-}
+use crate::support::mcp::{Events, in_time, modern, tool, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
@@ -18,6 +13,7 @@ async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
     let uris = [
         "baton://tasks/same",
         "baton://tasks/last",
+        "baton://tasks/last/report",
         "baton://nothing",
     ];
     let filter = json!({"resourceSubscriptions": uris});
@@ -30,17 +26,17 @@ async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
     );
     assert_eq!(
         ack["params"]["notifications"]["resourceSubscriptions"],
-        json!(uris[..2]),
+        json!(uris[..3]),
         "{ack}"
     );
-    dispatch(&server, "/t/other/mcp", "same").await;
-    dispatch(&server, "/t/acme/mcp", "last").await;
-    let heard = stream.data().await;
-    assert_eq!(
-        heard["method"], "notifications/resources/updated",
-        "{heard}"
-    );
-    assert_eq!(heard["params"]["uri"], "baton://tasks/last", "{heard}");
+    server.dispatch("/t/other/mcp", "same").await;
+    server.dispatch("/t/acme/mcp", "last").await;
+    stream.hears_of("baton://tasks/last").await;
+    let cancel = json!({"task_id": "last"});
+    server.use_tool("/t/acme/mcp", "task_cancel", cancel).await;
+    for uri in &uris[1..3] {
+        stream.hears_of(uri).await;
+    }
     in_time(server.stop()).await;
     let end = stream.data().await;
     assert_eq!(
@@ -68,7 +64,7 @@ async fn a_listeners_stream_is_what_the_protocol_says() {
          \"notifications\":{{\"resourceSubscriptions\":[\"baton://tasks/a\"]}}}}}}\n\n"
     );
     assert_eq!(stream.chunk().await.unwrap(), expected);
-    dispatch(&server, "/mcp", "a").await;
+    server.dispatch("/mcp", "a").await;
     let expected = format!(
         "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/resources/updated\",\"params\":{{{id},\
          \"uri\":\"baton://tasks/a\"}}}}\n\n"
@@ -135,8 +131,7 @@ async fn a_listener_that_reads_nothing_for_long_has_missed_nothing() {
     }
     for stream in [&mut other, &mut slow] {
         for uri in &uris {
-            let heard = stream.data().await;
-            assert_eq!(heard["params"]["uri"], *uri, "{heard}");
+            stream.hears_of(uri).await;
         }
     }
 }
@@ -152,27 +147,21 @@ fn wait(seconds: u32) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_is_told_of_progress_that_only_grows() {
     let server = HttpServer::start().await;
-    dispatch(&server, "/mcp", "t").await;
-    let claim = json!({"agent_id": "ada"});
-    let claimed = server.use_tool("/mcp", "task_claim", claim).await;
-    let token = &claimed["tasks"][0]["lease"]["token"];
-    let mine = |mut fields: Value| {
-        fields["task_id"] = "t".into();
-        fields["agent_id"] = "ada".into();
-        fields["lease_token"] = token.clone();
-        fields
-    };
+    server.dispatch("/mcp", "t").await;
+    let mine = server.claim("/mcp").await;
     let mut stream = Events::of(server.modern("/mcp", &wait(50))).await;
     let mut heard = vec![stream.data().await];
     for progress in [10, 40, 30, 70] {
-        let data = json!({"progress": progress});
+        let data = json!({"progress": progress, "current_step": format!("at {progress}")});
         let input = mine(json!({"notification_type": "task_progress", "data": data}));
         server.use_tool("/mcp", "task_notify", input).await;
         if progress != 30 {
-            heard.push(stream.data().await);
+            let told = stream.data().await;
+            assert_eq!(told["params"]["message"], format!("at {progress}"));
+            heard.push(told);
         }
     }
-    let end = mine(json!({"reason": "success"}));
+    let end = mine(json!({"reason": "success", "result": "it is done"}));
     server.use_tool("/mcp", "task_end", end).await;
     let answer = loop {
         let message = stream.data().await;
@@ -181,8 +170,10 @@ async fn who_waits_is_told_of_progress_that_only_grows() {
         }
         heard.push(message);
     };
+    let waited = &answer["result"]["structuredContent"];
     assert_eq!(
-        answer["result"]["structuredContent"]["done"], true,
+        (&waited["done"], &waited["tasks"][0]["result"]),
+        (&json!(true), &json!("it is done")),
         "{answer}"
     );
     let steps: Vec<_> = heard
@@ -221,18 +212,13 @@ async fn a_wait_whose_client_went_away_is_given_up() {
     assert_eq!(stream.data().await["method"], "notifications/progress");
     assert!(running() > before);
     drop(stream);
-    in_time(async {
-        while running() > before {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || running() <= before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_call_begins_its_answer_early() {
     let server = HttpServer::start().await;
-    dispatch(&server, "/mcp", "t").await;
+    server.dispatch("/mcp", "t").await;
     let arguments = json!({"task_ids": ["t"], "wait_seconds": 7});
     let message = modern("tools/call", tool("task_wait", arguments));
     let begun = async {

@@ -34,6 +34,12 @@ impl Home {
         }
     }
 
+    /// Its database's URL for the superuser of a test's cluster, if it is on PostgreSQL.
+    pub(crate) fn database_of_superuser(&self) -> Option<String> {
+        let url = self.place.database()?;
+        Some(url.replace("//baton@", "//admin@"))
+    }
+
     /// A path in the home folder.
     pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.place.path().join(below)

@@ -189,8 +189,7 @@ async fn a_run_returns_the_outcome_or_what_is_known_at_its_deadline() {
 #[tokio::test]
 async fn a_notification_counts_once_however_often_it_is_sent() {
     let server = Server::start();
-    let id = server.dispatch(json!({"description": "x"})).await;
-    let held = server.claim("ada", &[]).await.unwrap();
+    let (id, held) = server.held(json!({"description": "x"})).await;
     let mut note = held.notification("progress", json!({"progress": 10}));
     note["notification_id"] = json!("note-1");
     let (first, second) = tokio::join!(
@@ -215,13 +214,9 @@ async fn a_notification_counts_once_however_often_it_is_sent() {
 #[tokio::test]
 async fn everything_is_there_after_a_restart_and_the_log_is_whole() {
     let server = Server::start();
-    let id = server.dispatch(json!({"description": "x"})).await;
-    let held = server.claim("ada", &[]).await.unwrap();
+    let (id, held) = server.held(json!({"description": "x"})).await;
     server
-        .call(
-            "task_notify",
-            held.notification("progress", json!({"progress": 10})),
-        )
+        .notify(&held, "progress", json!({"progress": 10}))
         .await;
     let before = server.call("task_get", json!({"task_id": id})).await;
     let server = server.restart().await;

@@ -161,6 +161,12 @@ class Model:
     def shown(self, task):
         return (self.final or {}).get(task.tenant, {}).get(task.id)
 
+    def seen(self):
+        """The tasks that are there at the end, each with what is shown of it."""
+        for task in self.tasks.values():
+            if (shown := self.shown(task)) is not None:
+                yield task, shown
+
 
 def dispatches(model):
     for task in model.tasks.values():
@@ -250,10 +256,7 @@ def after_end(model):
 
 
 def ended(model):
-    for task in model.tasks.values():
-        shown = model.shown(task)
-        if shown is None:
-            continue
+    for task, shown in model.seen():
         for end in task.terminal:
             if task.was_retried(end.start, float("inf")):
                 continue
@@ -282,10 +285,7 @@ def dependencies(model):
 
 
 def reports(model):
-    for task in model.tasks.values():
-        shown = model.shown(task)
-        if shown is None:
-            continue
+    for task, shown in model.seen():
         there = collections.defaultdict(list)
         for report in shown["notifications"]:
             there[report["notification_id"]].append(report)
@@ -312,10 +312,7 @@ def reports(model):
 
 
 def order(model):
-    for task in model.tasks.values():
-        shown = model.shown(task)
-        if shown is None:
-            continue
+    for task, shown in model.seen():
         numbers = [report["sequence"] for report in shown["notifications"]]
         if numbers != sorted(set(numbers)):
             yield f"{task}: its reports are numbered {numbers}"

@@ -45,6 +45,16 @@ def post(url, path, body):
     return ask(url, "POST", path, body)
 
 
+def frame(kind, flags, stream, payload=b""):
+    """A frame of HTTP/2."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, NO_WINDOW = frame(4, 0, 0), frame(4, 0, 0, bytes([0, 4, 0, 0, 0, 0]))
+# GET, http, localhost, and what has a long answer.
+LONG_ANSWER = frame(1, 5, 1, b"\x82\x86\x41\x09localhost\x04\x0d/openapi.json")
+
 SSE = b"GET /sse HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
 
@@ -183,6 +193,8 @@ class Patience:
             "an MCP message of one byte a second": (BODY, b"x" * 900, mcp),
             "nothing at all": (HEAD, b"", b""),
             "half of a greeting": (HEAD, b"", b"PRI * HTTP/2.0"),
+            "a greeting and no request": (HEAD, b"", GREETING + SETTINGS),
+            "an answer without a window": (UNREAD, b"", GREETING + NO_WINDOW + LONG_ANSWER),
         }
         self.bounds = {name: bound for name, (bound, _, _) in slow.items()}
         self.threads = [

@@ -1,14 +1,17 @@
-"""Disks that are full, slow, read-only or damaged; a stop under load. Each against the real binary; a fault that this machine
-does not let us make is skipped, and said so. What slow and deaf clients do is in `clients.py`."""
+"""Disks that are full, slow, read-only or damaged; a stop under load. Each against the real binary. What needs a mount is tried
+in a namespace of its own, which needs no root on most machines; where it can't be had, the fault is skipped, and said so.
+What slow and deaf clients do is in `clients.py`."""
 
 import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 
@@ -25,12 +28,47 @@ PAGE = 4096
 EXIT_WITHIN = 10
 
 
+# How an ordinary user becomes one who may mount, for a process and its children alone.
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+
+
 def mounted(*command):
-    """Whether the machine lets us mount; only root may."""
+    """Whether the machine lets us mount; only root may, and root of a namespace."""
     done = subprocess.run(["mount", *command], capture_output=True, text=True, check=False)
     if done.returncode:
-        print(f"skipped: {done.stderr.strip() or 'mount refused'}", flush=True)
+        print(f"skipped: what needs a mount: {done.stderr.strip() or 'it was refused'}", flush=True)
     return done.returncode == 0
+
+
+def may_mount():
+    """Whether this user is root, or can be in a namespace."""
+    if os.geteuid() == 0:
+        return True
+    probe = (*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    try:
+        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def apart(fault, binary, place):
+    """The fault in a namespace where it may mount: a process of its own, which prints what it found as JSON."""
+    if os.geteuid() == 0:
+        yield from fault(binary, place)
+        return
+    if not may_mount():
+        print(f"skipped: {fault.__name__}: not root, and no namespace in which to mount", flush=True)
+        return
+    command = [*NAMESPACE, sys.executable, __file__, binary, str(place), fault.__name__]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=os.environ | paths, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("["):
+                yield tuple(json.loads(line))
+            else:
+                print(line, end="", flush=True)
+    if process.returncode:
+        yield f"{fault.__name__} comes to its end", [f"exit {process.returncode}"]
 
 
 @contextlib.contextmanager
@@ -279,17 +317,27 @@ def stop_under_load(binary, data):
         yield from judged("stop under load", load, Http(lambda: server.url), data)
 
 
-FAULTS = (disk_full, read_only, corrupt, slow_disk, stop_under_load, clients.streams)
+MOUNTING = (disk_full, read_only)
+FAULTS = (*MOUNTING, corrupt, slow_disk, stop_under_load, clients.streams)
 
 
 def run(binary, data, _kills):
-    if os.geteuid() != 0:
-        print("not root: what needs a mount will be skipped", flush=True)
     # It takes more than a minute of waiting and no work, so the others run beside it.
     (data / "patience").mkdir()
     patience = clients.Patience(binary, data / "patience")
     for fault in FAULTS:
         place = data / fault.__name__
         place.mkdir()
-        yield from fault(binary, place)
+        yield from apart(fault, binary, place) if fault in MOUNTING else fault(binary, place)
     yield from patience.outcome()
+
+
+def main():
+    binary, place, name = sys.argv[1:]
+    (fault,) = (fault for fault in MOUNTING if fault.__name__ == name)
+    for found in fault(binary, pathlib.Path(place)):
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::home::Home;
+use super::mcp::in_time;
 
 /// How a server is to be started.
 #[derive(Default)]
@@ -142,15 +143,16 @@ impl HttpServer {
         Answer::of(self.request(Method::POST, path).json(body)).await
     }
 
-    /// Sends exactly `text` and returns all that comes back until the server closes, or stops sending for a while.
+    /// Sends exactly `text`; the answer in its announced length, or all until the server closes.
     pub(crate) async fn raw(&self, text: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let quiet = std::time::Duration::from_millis(300);
-        let mut chunk = vec![0; 16 * 1024];
-        while let Ok(Ok(count @ 1..)) = tokio::time::timeout(quiet, stream.read(&mut chunk)).await {
-            answer.extend_from_slice(&chunk[..count]);
+        let (mut answer, mut chunk) = (Vec::new(), vec![0; 16 * 1024]);
+        while !is_whole(&answer) {
+            match in_time(stream.read(&mut chunk)).await {
+                Ok(count @ 1..) => answer.extend_from_slice(&chunk[..count]),
+                _ => break,
+            }
         }
         String::from_utf8_lossy(&answer).into_owned()
     }
@@ -161,6 +163,22 @@ impl HttpServer {
         self.serving.join_next().await.unwrap().unwrap().unwrap();
         self.app.stop().await;
     }
+}
+
+/// Whether an answer of HTTP/1 has its head, and as much of a body as that announces.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let head = head.to_ascii_lowercase();
+    let mut lengths = head
+        .lines()
+        .filter_map(|line| line.strip_prefix("content-length:"));
+    lengths
+        .next()
+        .and_then(|length| length.trim().parse().ok())
+        .is_some_and(|length: usize| body.len() >= length)
 }
 
 /// What came back.

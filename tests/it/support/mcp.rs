@@ -63,9 +63,39 @@ impl HttpServer {
         result["structuredContent"].clone()
     }
 
+    /// Dispatches a task called `id` for the tenant that `path` names.
+    pub(crate) async fn dispatch(&self, path: &str, id: &str) {
+        let input = json!({"description": "x", "task_id": id});
+        self.use_tool(path, "task_dispatch", input).await;
+    }
+
+    /// Claims the one task that waits, as `ada`; what makes a call hers.
+    pub(crate) async fn claim(&self, path: &str) -> impl Fn(Value) -> Value + use<> {
+        let ada = json!({"agent_id": "ada"});
+        let claimed = self.use_tool(path, "task_claim", ada).await;
+        let task = &claimed["tasks"][0];
+        let (id, token) = (task["task_id"].clone(), task["lease"]["token"].clone());
+        move |mut fields| {
+            fields["task_id"] = id.clone();
+            fields["agent_id"] = "ada".into();
+            fields["lease_token"] = token.clone();
+            fields
+        }
+    }
+
+    /// Returns once `count` calls wait for something to happen.
+    pub(crate) async fn until_waiting(&self, count: usize) {
+        until(async || self.app.system.waiting_calls() == count).await;
+    }
+
     /// Begins a legacy session.
     pub(crate) async fn session(&self, path: &str, version: &str) -> Session<'_> {
-        let mut events = Events::of(self.message(path, &initialize(version))).await;
+        self.begin(path, &initialize(version)).await
+    }
+
+    /// Begins a legacy session with this first message.
+    pub(crate) async fn begin(&self, path: &str, initialize: &Value) -> Session<'_> {
+        let mut events = Events::of(self.message(path, initialize)).await;
         let id = events.header("mcp-session-id");
         let answer = events.data().await;
         let session = Session {
@@ -195,6 +225,26 @@ impl Events {
         let event = self.next().await.expect("the stream goes on");
         serde_json::from_str(&event.data).unwrap_or_else(|_| panic!("not JSON: {event:?}"))
     }
+
+    /// Asserts that the next message tells of a change of `uri`.
+    pub(crate) async fn hears_of(&mut self, uri: &str) {
+        let heard = self.data().await;
+        assert_eq!(
+            (&heard["method"], &heard["params"]["uri"]),
+            (&json!("notifications/resources/updated"), &json!(uri)),
+            "{heard}"
+        );
+    }
+}
+
+/// Asks until it is so, which it must be soon: for what the server does on its own and tells nobody.
+pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    in_time(async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// `future`, which must end soon.

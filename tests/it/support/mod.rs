@@ -3,6 +3,8 @@
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod mcp;
+pub(crate) mod model;
+pub(crate) mod sse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,9 +138,34 @@ impl Server {
         })
     }
 
+    /// Dispatches a task and claims it as `ada`; its id, and what she holds.
+    pub async fn held(&self, input: Value) -> (String, Held) {
+        let id = self.dispatch(input).await;
+        let held = self.claim("ada", &[]).await.expect("a task");
+        assert_eq!(held.task_id, id);
+        (id, held)
+    }
+
+    /// Tells of a task that is held.
+    pub async fn notify(&self, held: &Held, kind: &str, data: Value) -> Value {
+        self.call("task_notify", held.notification(kind, data))
+            .await
+    }
+
+    /// The code of the error that a call must end in.
+    pub async fn code(&self, op: &str, input: Value) -> &'static str {
+        let refused = self.try_call(op, input).await;
+        refused.expect_err("it is refused").code()
+    }
+
+    /// The task, as anybody sees it.
+    pub async fn task(&self, task_id: &str) -> Value {
+        self.call("task_get", json!({"task_id": task_id})).await
+    }
+
     /// The task's state.
     pub async fn state(&self, task_id: &str) -> String {
-        self.call("task_get", json!({"task_id": task_id})).await["state"]
+        self.task(task_id).await["state"]
             .as_str()
             .expect("a state")
             .to_owned()

@@ -1,4 +1,4 @@
-//! Random histories against a model of a task's life: what the server says must be what the model says.
+//! Random histories: what the server says must be what the model of a task's life says.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,9 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
 use crate::support::Server;
+use crate::support::model::{Known, LEASE, Model, TIMEOUT};
 
 const AGENTS: [&str; 3] = ["ada", "bob", "eve"];
-const LEASE: u64 = 60;
-const TIMEOUT: u64 = 500;
 
 /// One step of a history. Numbers pick tasks and agents.
 #[derive(Debug, Clone)]
@@ -75,116 +74,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => prop::sample::select(vec![1, 10, 61, 501]).prop_map(|seconds| Step::Pass { seconds }),
     ];
     prop::collection::vec(step, 1..40)
-}
-
-/// What the model knows of a task. Times are seconds since the start.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    state: &'static str,
-    depends_on: Vec<usize>,
-    retries: u32,
-    /// Who holds it, by what token, until when.
-    held: Option<(usize, String, u64)>,
-    old_token: Option<String>,
-    times_out_at: Option<u64>,
-    time_left: u64,
-    /// A retry pauses; after three seconds it is over in any case, before half a second in none.
-    resting: bool,
-}
-
-#[derive(Default)]
-struct Model {
-    tasks: Vec<Known>,
-    now: u64,
-}
-
-impl Model {
-    fn settle_dependents(&mut self) {
-        loop {
-            let mut changed = false;
-            for index in 0..self.tasks.len() {
-                if self.tasks[index].state != "blocked" {
-                    continue;
-                }
-                let states: Vec<_> = self.tasks[index]
-                    .depends_on
-                    .iter()
-                    .map(|other| self.tasks[*other].state)
-                    .collect();
-                if states
-                    .iter()
-                    .any(|state| matches!(*state, "failed" | "cancelled"))
-                {
-                    self.tasks[index].state = "cancelled";
-                    changed = true;
-                } else if states.iter().all(|state| *state == "completed") {
-                    self.tasks[index].state = "pending";
-                    changed = true;
-                }
-            }
-            if !changed {
-                break;
-            }
-        }
-    }
-
-    fn let_go(&mut self, task: usize, state: &'static str) {
-        let known = &mut self.tasks[task];
-        if let Some((_, token, _)) = known.held.take() {
-            known.old_token = Some(token);
-        }
-        known.state = state;
-        known.times_out_at = None;
-        self.settle_dependents();
-    }
-
-    fn lose_or_retry(&mut self, task: usize) {
-        if self.tasks[task].retries < 2 {
-            self.tasks[task].retries += 1;
-            self.tasks[task].resting = true;
-            self.let_go(task, "pending");
-        } else {
-            self.let_go(task, "failed");
-        }
-    }
-
-    fn rest_in_escalated(&mut self, task: usize) {
-        self.let_go(task, "escalated");
-        self.tasks[task].times_out_at = Some(self.now + TIMEOUT);
-    }
-
-    /// Time passes and the reaper acts: first on timeouts, then on leases.
-    fn pass(&mut self, seconds: u64) {
-        self.now += seconds;
-        for task in 0..self.tasks.len() {
-            let known = &self.tasks[task];
-            if known.times_out_at.is_some_and(|at| at <= self.now) {
-                self.let_go(task, "failed");
-            } else if known
-                .held
-                .as_ref()
-                .is_some_and(|(_, _, until)| *until <= self.now)
-            {
-                if known.state == "escalated" {
-                    self.rest_in_escalated(task);
-                } else {
-                    self.lose_or_retry(task);
-                }
-            }
-            if seconds >= 10 {
-                self.tasks[task].resting = self.tasks[task].resting
-                    && self.tasks[task].state == "pending"
-                    && self.just_retried(task);
-            }
-        }
-    }
-
-    /// A task that was retried in this very step rests from now on.
-    fn just_retried(&self, task: usize) -> bool {
-        self.tasks[task].old_token.is_some()
-            && self.tasks[task].held.is_none()
-            && self.tasks[task].resting
-    }
 }
 
 /// Plays one history and compares after every step.
