@@ -140,6 +140,11 @@ pub const ALL: &[Code] = &[
         "The file in the data folder is damaged or no database; restore a backup.",
     ),
     code(
+        "store_failing",
+        Kind::Unavailable,
+        "The disk of the server failed, or a quota or a limit of file sizes is reached; nothing was written.",
+    ),
+    code(
         "store_forbidden",
         Kind::Unavailable,
         "The database refuses this role; the message says what.",

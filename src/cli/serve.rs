@@ -120,6 +120,10 @@ impl StopSignals {
     #[cfg(unix)]
     pub(super) fn listen() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // A file that may not grow any more is an error of the write, not the end of the process.
+        drop(signal(SignalKind::from_raw(
+            rustix::process::Signal::XFSZ.as_raw(),
+        ))?);
         Ok(Self {
             signals: [
                 ("SIGTERM", signal(SignalKind::terminate())?),

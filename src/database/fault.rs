@@ -15,6 +15,11 @@ pub(super) fn of_sqlite(error: rusqlite::Error) -> Error {
     let found = match error.sqlite_error_code() {
         Some(ErrorCode::ConstraintViolation) => taken(),
         Some(ErrorCode::DiskFull) => disk_full(),
+        Some(ErrorCode::SystemIoFailure) => Error::unavailable(
+            "store_failing",
+            "the disk that holds the data failed, or a quota or a limit of file sizes is reached",
+            LATER,
+        ),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => busy(),
         Some(ErrorCode::ReadOnly) => {
             Error::unavailable("store_read_only", "the data folder is read-only", LATER)

@@ -14,7 +14,7 @@ use super::job::{Job, Queue, Taken};
 use super::log::{self, Head, Log};
 use super::{migrate, transfer};
 use crate::database::{Backend, Db, Lite, prepare, vals};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::TenantId;
 
 /// Operations in one transaction at most: bounds what a failed commit has to repeat.
@@ -124,10 +124,9 @@ fn commit_group(lite: &Lite, mut jobs: Vec<Box<dyn Job>>, hub: &Hub) {
                 job.finish(Ok(()));
             }
         }
-        // One job's fault (a deferred constraint, say) must not be the others': each gets a transaction of its own.
-        Err(error)
-            if jobs.len() > 1 && error.code() != "disk_full" && error.code() != "store_busy" =>
-        {
+        // One job's fault (a deferred constraint, say) must not be the others': each gets a transaction of its own. A
+        // database that can't write now is nobody's fault.
+        Err(error) if jobs.len() > 1 && error.kind() != Kind::Unavailable => {
             tracing::debug!(%error, jobs = jobs.len(), "a group failed; running its operations one by one");
             for job in jobs {
                 commit_group(lite, vec![job], hub);

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import resource
 import random
 import signal
 import sqlite3
@@ -23,6 +24,8 @@ from wire import Http, Lost, Refused, Unavailable
 
 SMALL = "8m"
 BALLAST = 3 << 20
+# How long a file may grow at last.
+LIMIT = 6 << 20
 PAGE = 4096
 # What a supervisor waits before it kills.
 EXIT_WITHIN = 10
@@ -134,6 +137,22 @@ def disk_full(binary, data):
         with Server(binary, place, *OPTIONS) as server:
             yield "disk full: every worker comes to an end", hanging
             yield from judged("disk full", load, Http(lambda: server.url), place)
+
+
+def limited(binary, data):
+    """As when a quota is reached: the file may not grow. Writes are refused with a hint, and it works again by itself."""
+    with Server(binary, data, *OPTIONS) as server:
+        door = Http(lambda: server.url)
+        door.call("task_dispatch", task_id="first", description="x" * 50_000, tenant="filler")
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
+        error = fill(door)
+        good = error and error["code"] in ("store_failing", "disk_full") and error["retry_after_seconds"] > 0
+        yield "file limit: a write is refused, with when to come back", [] if good else [str(error) + server.tail(5)]
+        read = door.call("task_get", task_id="first", tenant="filler")
+        yield "file limit: reads go on", [] if read["description"] == "x" * 50_000 else [str(read)]
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        again = door.call("task_dispatch", task_id="later", description="y", tenant="filler")
+        yield "file limit: without it, it works again by itself", [] if again["created"] else [str(again)]
 
 
 def start(binary, place, *command):
@@ -318,7 +337,7 @@ def stop_under_load(binary, data):
 
 
 MOUNTING = (disk_full, read_only)
-FAULTS = (*MOUNTING, corrupt, slow_disk, stop_under_load, clients.streams)
+FAULTS = (*MOUNTING, limited, corrupt, slow_disk, stop_under_load, clients.streams)
 
 
 def run(binary, data, _kills):
