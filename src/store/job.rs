@@ -140,6 +140,14 @@ impl Queue {
         }
     }
 
+    /// Lets jobs wait again, before all others.
+    pub(super) fn put_back(&self, jobs: Vec<Box<dyn Job>>) {
+        let mut state = self.state();
+        for job in jobs.into_iter().rev() {
+            state.waiting.push_front(job);
+        }
+    }
+
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();

@@ -89,7 +89,7 @@ impl Store {
     pub fn open(place: &Place, hub: Hub, clock: &Clock) -> Result<Self> {
         let (engine, threads) = match place {
             Place::Folder(folder) => {
-                let (sqlite, writer) = Sqlite::open(folder, &hub)?;
+                let (sqlite, writer) = Sqlite::open(folder, &hub, clock)?;
                 (Engine::Sqlite(sqlite), vec![writer])
             }
             Place::Postgres(to) => {

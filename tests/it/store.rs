@@ -14,7 +14,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::home::Home;
-use crate::support::{Server, config};
+use crate::support::{START, Server, config};
 
 fn tenant() -> TenantId {
     TenantId::default_tenant()
@@ -106,6 +106,47 @@ async fn a_caller_that_left_before_its_turn_leaves_nothing() {
     slow.unwrap();
     store.write(&name, |tx| insert(tx, "later")).await.unwrap();
     assert_eq!(count(&store).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_takes_long_answers_those_who_were_first() {
+    let home = Home::new();
+    if home.database().is_some() {
+        // There a group is small, since its tenants are locked meanwhile.
+        return;
+    }
+    let clock = Clock::manual(START);
+    let store = Store::open(&home.place(), Hub::default(), &clock).unwrap();
+    let name = tenant();
+    let [entered, gathered, answered] = std::array::from_fn(|_| Arc::new(Barrier::new(2)));
+    let (inside, open, last) = (entered.clone(), gathered.clone(), answered.clone());
+    let before = store.write(&name, move |tx| {
+        inside.wait();
+        open.wait();
+        insert(tx, "before")
+    });
+    let group = async {
+        tokio::task::block_in_place(|| entered.wait());
+        let mut first = Box::pin(store.write(&name, move |tx| {
+            clock.advance(Duration::from_secs(60));
+            insert(tx, "first")
+        }));
+        let mut second = Box::pin(store.write(&name, move |tx| {
+            last.wait();
+            insert(tx, "second")
+        }));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(second.as_mut().now_or_never().is_none());
+        tokio::task::block_in_place(|| gathered.wait());
+        let first = tokio::time::timeout(Duration::from_secs(20), first).await;
+        tokio::task::block_in_place(|| answered.wait());
+        second.await.unwrap();
+        first
+    };
+    let (before, first) = tokio::join!(before, group);
+    before.unwrap();
+    first.expect("before the second has run").unwrap();
+    assert_eq!(count(&store).await, 3);
 }
 
 #[tokio::test]
