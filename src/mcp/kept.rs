@@ -3,8 +3,9 @@
 //! requests and asks [`Kept`] for what it leaves to session managers.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -42,12 +43,13 @@ pub(crate) const RETRY: Duration = Duration::from_secs(3);
 const HELD: usize = 16;
 
 /// A session that is in use on this process.
+#[derive(Default)]
 pub(crate) struct Live {
     used: AtomicI64,
     /// Cancelled when its client ends it here.
     pub(super) ended: CancellationToken,
-    /// Which of its event streams tells of changes; the protocol wants no message on two.
-    teller: AtomicU64,
+    /// The event stream that tells of changes.
+    teller: Mutex<Weak<()>>,
     calls: Mutex<Vec<Call>>,
 }
 
@@ -60,43 +62,34 @@ struct Call {
 }
 
 impl Live {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicI64::new(0),
-            ended: CancellationToken::new(),
-            teller: AtomicU64::new(0),
-            calls: Mutex::default(),
-        })
-    }
-
     fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.calls)
     }
 
-    /// Makes the stream `number` the one that tells: the newest, since older ones may be dead without a sign.
-    pub(super) fn tells(&self, number: u64) {
-        self.teller.store(number, Ordering::Relaxed);
+    /// Makes the stream with this token the one that tells: the newest, since older ones may be dead without a sign.
+    pub(super) fn tell_by(&self, token: &Arc<()>) {
+        *lock(&self.teller) = Arc::downgrade(token);
     }
 
-    /// Whether the stream `number` is the one to tell. When that one has gone, whoever asks first is.
-    pub(super) fn is_told_by(&self, number: u64) -> bool {
-        let relaxed = Ordering::Relaxed;
-        let teller = self.teller.compare_exchange(0, number, relaxed, relaxed);
-        teller.is_ok() || teller == Err(number)
+    /// Whether the stream with this token is to tell, since the protocol wants no message on two. When the one that did has
+    /// gone, whoever asks first is.
+    pub(super) fn is_told_by(&self, token: &Arc<()>) -> bool {
+        let mut teller = lock(&self.teller);
+        if teller.strong_count() == 0 {
+            *teller = Arc::downgrade(token);
+        }
+        std::ptr::eq(teller.as_ptr(), Arc::as_ptr(token))
     }
+}
 
-    pub(super) fn tells_no_more(&self, number: u64) {
-        let relaxed = Ordering::Relaxed;
-        let _ = self.teller.compare_exchange(number, 0, relaxed, relaxed);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request of a session. It stands among the extensions of the HTTP request.
 pub(crate) struct Visit {
-    pub(crate) id: String,
-    /// The tenant that the session belongs to.
-    pub(crate) owner: TenantId,
-    pub(crate) live: Arc<Live>,
+    pub(super) id: String,
+    pub(super) live: Arc<Live>,
     named: Named,
     serves: Option<TenantId>,
     /// What `initialize` said, with the revision that was agreed on.
@@ -104,15 +97,40 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
+    /// A request of a session that the database knows.
+    ///
+    /// # Errors
+    /// What is kept of it can't be read.
+    pub(crate) fn new(
+        known: sessions::Session,
+        named: Named,
+        live: Arc<Live>,
+    ) -> Result<Arc<Self>> {
+        let state: SessionState =
+            serde_json::from_str(&known.initialize).map_err(Error::internal)?;
+        Ok(Arc::new(Self {
+            id: known.id,
+            live,
+            named,
+            serves: known.serves,
+            initialize: state.initialize_params,
+        }))
+    }
+
+    /// The tenant that the session belongs to.
+    pub(super) fn owner(&self) -> TenantId {
+        self.named.tenant()
+    }
+
     /// The tenant that the session is for, where its messages name none.
-    pub(crate) fn tenant(&self) -> &TenantId {
-        self.serves.as_ref().unwrap_or(&self.owner)
+    pub(super) fn tenant(&self) -> TenantId {
+        self.serves.clone().unwrap_or_else(|| self.owner())
     }
 
     /// A handler for this request alone.
     pub(crate) fn edge(&self, shared: &Arc<Shared>) -> Edge {
         let begun = Begun {
-            tenant: self.tenant().clone(),
+            tenant: self.tenant(),
             is_bound: self.serves.is_some(),
             is_legacy: true,
             client: self.initialize.client_info.clone(),
@@ -122,7 +140,8 @@ impl Visit {
     }
 }
 
-/// What a request that begins a session leaves for whoever sends its answer.
+/// What a request that begins a session leaves for whoever sends its answer: what is to be kept, and the tenant that
+/// `initialize` itself named.
 #[derive(Clone, Default)]
 pub(crate) struct Beginning(Arc<OnceLock<(SessionState, Option<TenantId>)>>);
 
@@ -138,30 +157,6 @@ impl Beginning {
         let initialize = serde_json::to_string(state).map_err(Error::internal)?;
         sessions::begin(ctx, id, serves.clone(), initialize).await?;
         Ok(true)
-    }
-
-    /// Notes what was asked and answered.
-    fn note(&self, asked: Option<Asked>, answer: &ServerJsonRpcMessage) {
-        if let (Some((mut params, tenant)), JsonRpcMessage::Response(answer)) = (asked, answer)
-            && let ServerResult::InitializeResult(result) = &answer.result
-        {
-            params.protocol_version = result.protocol_version.clone();
-            let _ = self.0.set((SessionState::new(params), tenant));
-        }
-    }
-}
-
-/// The params of an `initialize`, and the tenant that its `_meta` names.
-type Asked = (InitializeRequestParams, Option<TenantId>);
-
-fn asked(message: &ClientJsonRpcMessage) -> Option<Asked> {
-    let JsonRpcMessage::Request(JsonRpcRequest { request, .. }) = message else {
-        return None;
-    };
-    let tenant = meta_tenant(request.get_meta()).and_then(|tenant| tenant.parse().ok());
-    match request {
-        ClientRequest::InitializeRequest(request) => Some((request.params.clone(), tenant)),
-        _ => None,
     }
 }
 
@@ -215,35 +210,10 @@ impl Kept {
         let live = match known {
             Some(live) => live,
             None if !self.has_room() => return None,
-            None => self
-                .live
-                .entry(id.to_owned())
-                .or_insert_with(Live::new)
-                .clone(),
+            None => self.live.entry(id.to_owned()).or_default().clone(),
         };
         live.used.store(self.now().as_micros(), Ordering::Relaxed);
         Some(live)
-    }
-
-    /// A request of the session, which the database knows.
-    ///
-    /// # Errors
-    /// What is kept of it can't be read.
-    pub(crate) fn visit(
-        known: sessions::Session,
-        named: Named,
-        live: Arc<Live>,
-    ) -> Result<Arc<Visit>> {
-        let state: SessionState =
-            serde_json::from_str(&known.initialize).map_err(Error::internal)?;
-        Ok(Arc::new(Visit {
-            id: known.id,
-            owner: named.tenant(),
-            live,
-            named,
-            serves: known.serves,
-            initialize: state.initialize_params,
-        }))
     }
 
     /// Ends what goes on here of a session that is no more.
@@ -296,10 +266,10 @@ impl Kept {
     }
 }
 
-/// Numbers tell answers and streams apart, also those of other processes. None is 0.
+/// Numbers tell answers apart, also those of other processes.
 pub(crate) fn number(shared: &Shared) -> u64 {
     let random = shared.app.system.random().u128();
-    u64::try_from(random >> 64).unwrap_or_default().max(1)
+    u64::try_from(random >> 64).unwrap_or_default()
 }
 
 fn is_answer(message: &ServerJsonRpcMessage) -> bool {
@@ -358,24 +328,17 @@ fn listen_to(
     })
 }
 
-/// Why rmcp can't be given what it asks for.
-#[derive(Debug)]
-pub(crate) struct Gone;
-
-impl std::fmt::Display for Gone {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("it is no more")
-    }
+/// The answer when rmcp asks for what is not there.
+fn gone() -> io::Error {
+    io::ErrorKind::NotFound.into()
 }
 
-impl std::error::Error for Gone {}
-
 impl SessionManager for Kept {
-    type Error = Gone;
+    type Error = io::Error;
     type Transport =
         SinkStreamTransport<PollSender<ServerJsonRpcMessage>, ReceiverStream<ClientJsonRpcMessage>>;
 
-    async fn create_session(&self) -> std::result::Result<(SessionId, Self::Transport), Gone> {
+    async fn create_session(&self) -> io::Result<(SessionId, Self::Transport)> {
         // It can't be guessed: within its tenant it is all that a request needs.
         let id: SessionId = format!("{:032x}", self.shared.app.system.random().u128()).into();
         let (to_handler, from_client) = mpsc::channel(1);
@@ -390,30 +353,37 @@ impl SessionManager for Kept {
         &self,
         id: &SessionId,
         message: ClientJsonRpcMessage,
-    ) -> std::result::Result<ServerJsonRpcMessage, Gone> {
-        let (_, (to_handler, mut from_handler)) = self.beginning.remove(id).ok_or(Gone)?;
-        let beginning = match &message {
-            JsonRpcMessage::Request(message) => {
-                extension::<Beginning>(message.request.extensions())
-            }
-            _ => None,
+    ) -> io::Result<ServerJsonRpcMessage> {
+        let (_, (to_handler, mut from_handler)) = self.beginning.remove(id).ok_or_else(gone)?;
+        let JsonRpcMessage::Request(JsonRpcRequest { request, .. }) = &message else {
+            return Err(gone());
         };
-        let asked = asked(&message);
-        to_handler.send(message).await.map_err(|_| Gone)?;
+        let ClientRequest::InitializeRequest(initialize) = request else {
+            return Err(gone());
+        };
+        let beginning: Beginning = extension(request.extensions()).ok_or_else(gone)?;
+        let serves = meta_tenant(request.get_meta()).and_then(|tenant| tenant.parse().ok());
+        let mut params = initialize.params.clone();
+        to_handler.send(message).await.map_err(|_| gone())?;
         // The handler that answers ends with its answer.
         drop(to_handler);
-        let answer = from_handler.recv().await.ok_or(Gone)?;
-        beginning.ok_or(Gone)?.note(asked, &answer);
+        let answer = from_handler.recv().await.ok_or_else(gone)?;
+        if let JsonRpcMessage::Response(answer) = &answer
+            && let ServerResult::InitializeResult(result) = &answer.result
+        {
+            params.protocol_version = result.protocol_version.clone();
+            let _ = beginning.0.set((SessionState::new(params), serves));
+        }
         Ok(answer)
     }
 
     /// Whoever comes this far names a session that the database knows.
-    async fn has_session(&self, _: &SessionId) -> std::result::Result<bool, Gone> {
+    async fn has_session(&self, _: &SessionId) -> io::Result<bool> {
         Ok(true)
     }
 
     /// Done by whoever can tell the client of a failure.
-    async fn close_session(&self, _: &SessionId) -> std::result::Result<(), Gone> {
+    async fn close_session(&self, _: &SessionId) -> io::Result<()> {
         Ok(())
     }
 
@@ -421,12 +391,11 @@ impl SessionManager for Kept {
         &self,
         _: &SessionId,
         message: ClientJsonRpcMessage,
-    ) -> std::result::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Gone>
-    {
+    ) -> io::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static> {
         let JsonRpcMessage::Request(message) = message else {
-            return Err(Gone);
+            return Err(gone());
         };
-        let visit = extension::<Arc<Visit>>(message.request.extensions()).ok_or(Gone)?;
+        let visit = extension::<Arc<Visit>>(message.request.extensions()).ok_or_else(gone)?;
         Ok(listen_to(self.answer(visit, message), 0))
     }
 
@@ -435,7 +404,7 @@ impl SessionManager for Kept {
         &self,
         id: &SessionId,
         message: ClientJsonRpcMessage,
-    ) -> std::result::Result<(), Gone> {
+    ) -> io::Result<()> {
         if let JsonRpcMessage::Notification(JsonRpcNotification {
             notification: ClientNotification::CancelledNotification(cancelled),
             ..
@@ -454,8 +423,7 @@ impl SessionManager for Kept {
     async fn create_standalone_stream(
         &self,
         _: &SessionId,
-    ) -> std::result::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Gone>
-    {
+    ) -> io::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static> {
         Ok(stream::empty())
     }
 
@@ -464,17 +432,20 @@ impl SessionManager for Kept {
         &self,
         id: &SessionId,
         last: String,
-    ) -> std::result::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Gone>
-    {
-        let (place, number) = last.split_once('/').ok_or(Gone)?;
-        let place: usize = place.parse().map_err(|_| Gone)?;
-        let number: u64 = number.parse().map_err(|_| Gone)?;
-        let live = self.live.get(&**id).map(|live| live.clone()).ok_or(Gone)?;
+    ) -> io::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static> {
+        let (place, number) = last.split_once('/').ok_or_else(gone)?;
+        let place: usize = place.parse().map_err(|_| gone())?;
+        let number: u64 = number.parse().map_err(|_| gone())?;
+        let live = self
+            .live
+            .get(&**id)
+            .map(|live| live.clone())
+            .ok_or_else(gone)?;
         let said = live
             .calls()
             .iter()
             .find(|call| call.number == number)
             .map(|call| call.said.clone());
-        Ok(listen_to(said.ok_or(Gone)?, place.saturating_add(1)))
+        Ok(listen_to(said.ok_or_else(gone)?, place.saturating_add(1)))
     }
 }

@@ -16,7 +16,7 @@ use rmcp::service::RequestContext;
 use rmcp::{ErrorData, Peer, RoleServer};
 
 use super::feed::{Change, Follower, News};
-use super::kept::{self, Visit};
+use super::kept::Visit;
 use super::session::{Session, Shared};
 use super::{content, protocol_error};
 use crate::ctx::Ctx;
@@ -76,7 +76,7 @@ pub(super) async fn pump(
 /// An event stream of a legacy session that the database keeps.
 pub(crate) struct Hearing {
     visit: Arc<Visit>,
-    number: u64,
+    token: Arc<()>,
     follower: Follower,
 }
 
@@ -90,14 +90,14 @@ impl Hearing {
         visit: Arc<Visit>,
         after: Option<i64>,
     ) -> crate::error::Result<Self> {
-        let ctx = shared.app.system.ctx(visit.tenant().clone(), "mcp");
+        let ctx = shared.app.system.ctx(visit.tenant(), "mcp");
         let after = after.unwrap_or(i64::MAX);
         let follower = shared.feeds.follow_from(&ctx, after).await?;
-        let number = kept::number(shared);
-        visit.live.tells(number);
+        let token = Arc::new(());
+        visit.live.tell_by(&token);
         Ok(Self {
             visit,
-            number,
+            token,
             follower,
         })
     }
@@ -120,7 +120,7 @@ impl Hearing {
             });
             let news = news.ok()?;
             let uris = wanted(&news, |change| self.wants(change));
-            if uris.is_empty() || !self.visit.live.is_told_by(self.number) {
+            if uris.is_empty() || !self.visit.live.is_told_by(&self.token) {
                 continue;
             }
             let last = uris.len() - 1;
@@ -147,14 +147,8 @@ impl Hearing {
 
     /// Whether the session is still known, as far as can be said.
     pub(crate) async fn is_known(&self, shared: &Shared) -> bool {
-        let ctx = shared.app.system.ctx(self.visit.owner.clone(), "mcp");
+        let ctx = shared.app.system.ctx(self.visit.owner(), "mcp");
         !matches!(sessions::find(&ctx, &self.visit.id).await, Ok(None))
-    }
-}
-
-impl Drop for Hearing {
-    fn drop(&mut self) {
-        self.visit.live.tells_no_more(self.number);
     }
 }
 

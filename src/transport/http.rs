@@ -249,7 +249,7 @@ impl Door {
         let Some(live) = self.kept.enter(&id) else {
             return self.is_full();
         };
-        let visit = match Kept::visit(known, named, live) {
+        let visit = match Visit::new(known, named, live) {
             Ok(visit) => visit,
             Err(error) => return failed(&error),
         };

@@ -88,10 +88,11 @@ pub(super) async fn in_session(
     let Some(call) = visit.edge(shared).plain(&body) else {
         return Err(Request::from_parts(parts, Body::from(body)));
     };
+    let number = number(shared);
     // It goes on when its client goes.
     let call = shared.pumps.spawn(call.answer());
     Ok(match call.await {
-        Ok(message) => events(&message, number(shared)),
+        Ok(message) => events(&message, number),
         Err(error) => failed(&Error::internal(error)),
     })
 }
