@@ -13,11 +13,11 @@ use futures::{Stream, stream};
 use http::request::Parts;
 use rmcp::RoleServer;
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, ClientRequest, Extensions, GetExtensions, GetMeta,
-    InitializeRequestParams, JsonRpcMessage, JsonRpcNotification, JsonRpcRequest, RequestId,
-    ServerJsonRpcMessage, ServerResult,
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, Extensions, GetExtensions,
+    InitializeRequestParams, JsonRpcMessage, JsonRpcNotification, JsonRpcRequest, ProtocolVersion,
+    RequestId, ServerJsonRpcMessage,
 };
-use rmcp::service::serve_directly_with_ct;
+use rmcp::service::{RequestContext, serve_directly_with_ct};
 use rmcp::transport::OneshotTransport;
 use rmcp::transport::sink_stream::SinkStreamTransport;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionState};
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, PollSender};
 
-use super::server::{Edge, Named, meta_tenant};
+use super::server::{Edge, Named};
 use super::session::{Begun, Session, Shared};
 use crate::clock::Time;
 use crate::ctx::Ctx;
@@ -140,12 +140,24 @@ impl Visit {
     }
 }
 
-/// What a request that begins a session leaves for whoever sends its answer: what is to be kept, and the tenant that
-/// `initialize` itself named.
+/// What `initialize` leaves for whoever sends its answer: what is to be kept, and the tenant that it named.
 #[derive(Clone, Default)]
 pub(crate) struct Beginning(Arc<OnceLock<(SessionState, Option<TenantId>)>>);
 
 impl Beginning {
+    /// Notes what was agreed on, where the request of `cx` is to begin a session that is kept.
+    pub(super) fn note(
+        cx: &RequestContext<RoleServer>,
+        mut params: InitializeRequestParams,
+        (begun, version): (&Begun, &ProtocolVersion),
+    ) {
+        if let Some(Self(place)) = extension(&cx.extensions) {
+            params.protocol_version = version.clone();
+            let serves = begun.is_bound.then(|| begun.tenant.clone());
+            let _ = place.set((SessionState::new(params), serves));
+        }
+    }
+
     /// Keeps the session that has begun as `id` in the tenant of `ctx`, and says whether one has.
     ///
     /// # Errors
@@ -355,26 +367,10 @@ impl SessionManager for Kept {
         message: ClientJsonRpcMessage,
     ) -> io::Result<ServerJsonRpcMessage> {
         let (_, (to_handler, mut from_handler)) = self.beginning.remove(id).ok_or_else(gone)?;
-        let JsonRpcMessage::Request(JsonRpcRequest { request, .. }) = &message else {
-            return Err(gone());
-        };
-        let ClientRequest::InitializeRequest(initialize) = request else {
-            return Err(gone());
-        };
-        let beginning: Beginning = extension(request.extensions()).ok_or_else(gone)?;
-        let serves = meta_tenant(request.get_meta()).and_then(|tenant| tenant.parse().ok());
-        let mut params = initialize.params.clone();
         to_handler.send(message).await.map_err(|_| gone())?;
-        // The handler that answers ends with its answer.
+        // The handler that answers ends with its answer: nothing else will come to it.
         drop(to_handler);
-        let answer = from_handler.recv().await.ok_or_else(gone)?;
-        if let JsonRpcMessage::Response(answer) = &answer
-            && let ServerResult::InitializeResult(result) = &answer.result
-        {
-            params.protocol_version = result.protocol_version.clone();
-            let _ = beginning.0.set((SessionState::new(params), serves));
-        }
-        Ok(answer)
+        from_handler.recv().await.ok_or_else(gone)
     }
 
     /// Whoever comes this far names a session that the database knows.

@@ -17,6 +17,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
 
+use super::kept::Beginning;
 use super::plain::Plain;
 use super::session::{Begun, Session, Shared};
 use super::{content, listen, params, protocol_error, tools};
@@ -141,7 +142,7 @@ fn tenant(bound: Option<&TenantId>, meta: &RequestMetaObject) -> Result<TenantId
 }
 
 /// The tenant that the request's `_meta` names; what is no text is no tenant's name either.
-pub(super) fn meta_tenant(meta: &RequestMetaObject) -> Option<&str> {
+fn meta_tenant(meta: &RequestMetaObject) -> Option<&str> {
     let value = meta.get(TENANT_META)?;
     Some(value.as_str().unwrap_or(""))
 }
@@ -189,8 +190,9 @@ impl ServerHandler for Edge {
                 is_bound: meta_tenant(&cx.meta).is_some(),
                 is_legacy: result.protocol_version == request.protocol_version
                     && result.protocol_version.has_initialize(),
-                client: request.client_info,
+                client: request.client_info.clone(),
             };
+            Beginning::note(&cx, request, (&begun, &result.protocol_version));
             if self.session.begun.set(begun).is_ok() && self.session.is_live() {
                 listen::pump(&self.shared, &ctx, &self.session, cx.peer.clone()).await;
             }
