@@ -106,15 +106,15 @@ async fn begin(
     Listener::begin(shared, &ctx, id.clone(), filter).await
 }
 
-/// What the stream of a listener says next.
+/// What the stream of a listener says next. The stream holds it twice.
 enum Stage {
-    Acknowledge(Listener),
-    Listen(Listener),
+    Acknowledge(Box<Listener>),
+    Listen(Box<Listener>),
     Over,
 }
 
 fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
-    let pieces = stream::unfold(Stage::Acknowledge(listener), move |stage| {
+    let pieces = stream::unfold(Stage::Acknowledge(Box::new(listener)), move |stage| {
         let shared = shared.clone();
         async move {
             match stage {
@@ -131,7 +131,7 @@ fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
     early::respond(pieces.map(Ok).boxed())
 }
 
-async fn step(shared: &Shared, mut listener: Listener) -> (Bytes, Stage) {
+async fn step(shared: &Shared, mut listener: Box<Listener>) -> (Bytes, Stage) {
     let messages = tokio::select! {
         () = shared.stopping().cancelled() => {
             let last = listener.farewell(shared);
@@ -179,7 +179,7 @@ pub(super) async fn hear(shared: Arc<Shared>, visit: Arc<Visit>, after: Option<i
         hearing.position(),
         RETRY.as_millis()
     );
-    let pieces = stream::unfold((hearing, 0), move |(mut hearing, silence)| {
+    let pieces = stream::unfold((Box::new(hearing), 0), move |(mut hearing, silence)| {
         let shared = shared.clone();
         async move {
             let (piece, silence) = piece_of(&shared, &mut hearing, silence).await?;
