@@ -76,7 +76,7 @@ pub struct Settings {
     #[arg(long, env = "BATON_MAX_WAITING_CALLS", value_name = "N")]
     pub max_waiting_calls: Option<u32>,
 
-    /// Sessions of older MCP clients at a time, on /mcp and on /sse each [default: 4096]
+    /// Sessions of older MCP clients in use at a time, on /mcp (with a stream, or a request in the last minute) and on /sse each [default: 4096]
     #[arg(long, env = "BATON_MAX_SESSIONS", value_name = "N")]
     pub max_sessions: Option<u32>,
 

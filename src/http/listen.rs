@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_service::Service;
 
 use super::http2::Watch;
 use super::patient::Patient;
@@ -129,10 +131,27 @@ async fn converse(
         () = ends.0.cancelled() => return,
     };
     match speaks_http2 {
-        Ok(Ok(false)) => serve(stream, router, false, pending(), ends).await,
+        Ok(Ok(false)) => serve_http1(stream, router, ends).await,
+        // It is much larger than the other one, and much rarer.
         Ok(Ok(true)) => Box::pin(serve_http2(stream, router, ends)).await,
         _ => {}
     }
+}
+
+/// Serves one connection of HTTP/1.
+async fn serve_http1(
+    stream: TcpStream,
+    router: Router,
+    ends: (CancellationToken, CancellationToken),
+) {
+    let stream = TokioIo::new(Patient::new(stream, HEAD, UNREAD));
+    // The router is always ready. A connection keeps room for a call's future; this way it is a pointer.
+    let service = service_fn(move |request| Box::pin(router.clone().call(request)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(stream, service);
+    carry_on(connection, pending(), ends).await;
 }
 
 /// Serves one connection of HTTP/2.
@@ -144,37 +163,26 @@ pub(super) async fn serve_http2(
     let watch = Watch::new();
     let router = watch.over(router);
     let idle = watch.until_idle(HEAD, UNREAD);
-    serve(stream, router, true, idle, ends).await;
-}
-
-/// Serves one connection until it ends, is cut, or a while after it has become `idle`.
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    speaks_http2: bool,
-    idle: impl Future<Output = ()>,
-    (stopping, cut): (CancellationToken, CancellationToken),
-) {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD);
-    builder
-        .http2()
+    let stream = TokioIo::new(Patient::new(stream, HEAD, UNREAD));
+    let service = service_fn(move |request| router.clone().call(request));
+    let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(UNREAD)
-        .keep_alive_timeout(PING);
-    let builder = if speaks_http2 {
-        builder.http2_only()
-    } else {
-        builder.http1_only()
-    };
-    let stream = Patient::new(stream, HEAD, UNREAD);
-    let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+        .keep_alive_timeout(PING)
+        .serve_connection(stream, service);
+    carry_on(connection, idle, ends).await;
+}
+
+/// Drives a connection until it ends, is cut, or a while after it has become `idle`.
+async fn carry_on<C>(
+    connection: C,
+    idle: impl Future<Output = ()>,
+    (stopping, cut): (CancellationToken, CancellationToken),
+) where
+    C: GracefulConnection<Error = hyper::Error>,
+{
     let mut connection = std::pin::pin!(connection);
     let mut idle = std::pin::pin!(idle);
     let mut is_stopping = false;
@@ -196,7 +204,7 @@ async fn serve(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(error, "a connection ended early");
+        tracing::debug!(%error, "a connection ended early");
     }
 }
 

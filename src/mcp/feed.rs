@@ -22,6 +22,8 @@ use crate::sessions;
 const PAGE: u32 = 200;
 /// Batches that wait for a slow listener; after these it reads the log by itself.
 const BACKLOG: usize = 16;
+/// Events that somebody who comes back may have missed and still hears of.
+const REACH: i64 = 10_000;
 /// How long a feed that can't read the log waits before it tries again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -66,12 +68,20 @@ impl Feeds {
     /// # Errors
     /// A failure of the database.
     pub(super) async fn follow(self: &Arc<Self>, ctx: &Ctx) -> Result<Follower> {
-        let position = ctx.read(|_, tx| events::head(tx)).await?;
+        self.follow_from(ctx, i64::MAX).await
+    }
+
+    /// Follows the tenant of `ctx` from the event number `after` on, as far as [`REACH`] goes back.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub(super) async fn follow_from(self: &Arc<Self>, ctx: &Ctx, after: i64) -> Result<Follower> {
+        let head = ctx.read(|_, tx| events::head(tx)).await?;
         Ok(Follower {
             catalog: self.catalog.clone(),
-            receiver: self.receiver(ctx, position),
+            receiver: self.receiver(ctx, head),
             ctx: ctx.clone(),
-            position,
+            position: after.clamp((head - REACH).max(0), head),
             // The feed may be ahead of the number that was read before it was joined.
             behind: true,
         })
@@ -183,6 +193,11 @@ pub(super) struct News {
 }
 
 impl News {
+    /// The number of the last event before these.
+    pub(super) fn after(&self) -> i64 {
+        self.after
+    }
+
     /// In the order of the log.
     pub(super) fn changes(&self) -> impl Iterator<Item = &Change> {
         let new = |change: &&Change| change.sequence > self.after;
@@ -191,6 +206,11 @@ impl News {
 }
 
 impl Follower {
+    /// The number of the event up to which it has heard.
+    pub(super) fn position(&self) -> i64 {
+        self.position
+    }
+
     /// What comes next, in order. Dropping the future loses nothing.
     ///
     /// # Errors

@@ -16,10 +16,11 @@ use rmcp::service::RequestContext;
 use rmcp::{ErrorData, Peer, RoleServer};
 
 use super::feed::{Change, Follower, News};
+use super::kept::Visit;
 use super::session::{Session, Shared};
 use super::{content, protocol_error};
 use crate::ctx::Ctx;
-use crate::sessions::SUBSCRIPTIONS;
+use crate::sessions::{self, SUBSCRIPTIONS};
 
 /// How long a client may leave a notification unread before its session is given up on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ fn wanted(news: &News, is_wanted: impl Fn(&Change) -> bool) -> Vec<&str> {
     uris
 }
 
-/// Tells a legacy session of changes, until it ends.
+/// Tells a legacy session that lives with its handler of changes, until it ends.
 pub(super) async fn pump(
     shared: &Arc<Shared>,
     ctx: &Ctx,
@@ -70,6 +71,85 @@ pub(super) async fn pump(
             }
         }
     });
+}
+
+/// An event stream of a legacy session that the database keeps.
+pub(crate) struct Hearing {
+    visit: Arc<Visit>,
+    token: Arc<()>,
+    follower: Follower,
+}
+
+impl Hearing {
+    /// Goes on behind the event number `after`, or begins with what is committed from here on.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub(crate) async fn begin(
+        shared: &Shared,
+        visit: Arc<Visit>,
+        after: Option<i64>,
+    ) -> crate::error::Result<Self> {
+        let ctx = shared.app.system.ctx(visit.tenant(), "mcp");
+        let after = after.unwrap_or(i64::MAX);
+        let follower = shared.feeds.follow_from(&ctx, after).await?;
+        let token = Arc::new(());
+        visit.live.tell_by(&token);
+        Ok(Self {
+            visit,
+            token,
+            follower,
+        })
+    }
+
+    /// The number of the event up to which its client has heard.
+    pub(crate) fn position(&self) -> i64 {
+        self.follower.position()
+    }
+
+    /// The next messages, each with the number of an event behind which nothing is lost to who comes back; `None` when the
+    /// client has ended the session on this process, or the log can't be read. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Vec<(i64, ServerNotification)>> {
+        loop {
+            let news = tokio::select! {
+                () = self.visit.live.ended.cancelled() => return None,
+                news = self.follower.next() => news,
+            };
+            let news = news.inspect_err(|error| {
+                tracing::warn!(error = ?error, "a session's stream ends: the log can't be read");
+            });
+            let news = news.ok()?;
+            let uris = wanted(&news, |change| self.wants(change));
+            if uris.is_empty() || !self.visit.live.is_told_by(&self.token) {
+                continue;
+            }
+            let last = uris.len() - 1;
+            let messages = uris.into_iter().enumerate().map(|(index, uri)| {
+                let is_last = index == last;
+                let so_far = if is_last {
+                    self.position()
+                } else {
+                    news.after()
+                };
+                let param = ResourceUpdatedNotificationParam::new(uri);
+                let message = ResourceUpdatedNotification::new(param);
+                let message = ServerNotification::ResourceUpdatedNotification(message);
+                (so_far, message)
+            });
+            return Some(messages.collect());
+        }
+    }
+
+    fn wants(&self, change: &Change) -> bool {
+        let sessions = change.sessions.as_ref();
+        sessions.is_some_and(|sessions| sessions.contains(&self.visit.id))
+    }
+
+    /// Whether the session is still known, as far as can be said.
+    pub(crate) async fn is_known(&self, shared: &Shared) -> bool {
+        let ctx = shared.app.system.ctx(self.visit.owner(), "mcp");
+        !matches!(sessions::find(&ctx, &self.visit.id).await, Ok(None))
+    }
 }
 
 /// Whether a request is of the era that has `subscriptions/listen`; what is not quite so is rmcp's to refuse.

@@ -3,12 +3,12 @@
 
 mod content;
 mod feed;
+mod kept;
 mod listen;
 mod params;
 mod plain;
 mod server;
 mod session;
-mod stored;
 mod tools;
 
 use rmcp::ErrorData;
@@ -17,11 +17,11 @@ use serde_json::json;
 
 use crate::error::{Error, Kind};
 
-pub(crate) use listen::{Listener, knows_listeners};
+pub(crate) use kept::{Beginning, Kept, RETRY, Visit, number};
+pub(crate) use listen::{Hearing, Listener, knows_listeners};
 pub(crate) use plain::Plain;
-pub(crate) use server::{Edge, Front, NAMED, Named};
+pub(crate) use server::{Edge, Front, Named};
 pub(crate) use session::Shared;
-pub(crate) use stored::{AtHand, Kept};
 
 /// An error that is the protocol's and not a tool's: JSON-RPC shows it.
 fn protocol_error(error: &Error) -> ErrorData {

@@ -17,9 +17,9 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
 
+use super::kept::Beginning;
 use super::plain::Plain;
 use super::session::{Begun, Session, Shared};
-use super::stored;
 use super::{content, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
@@ -28,23 +28,17 @@ use crate::id::TenantId;
 /// Where a request's `_meta` names its tenant.
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
 
-tokio::task_local! {
-    /// The tenant that path, header or process name for the HTTP request at hand. rmcp makes handlers inside the
-    /// request's own task, so they can be born bound to it.
-    pub(crate) static NAMED: Option<TenantId>;
-}
-
 /// The tenant that the HTTP request at hand names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Named(pub(crate) Option<TenantId>);
 
 impl Named {
-    /// Whether both are of one tenant. Who names none is of the default one.
+    /// Whether both are of one tenant.
     pub(crate) fn agrees(&self, other: &Self) -> bool {
         self.tenant() == other.tenant()
     }
 
-    /// The tenant, where `_meta` does not choose.
+    /// The tenant, where `_meta` does not choose. Who names none is of the default one.
     pub(crate) fn tenant(&self) -> TenantId {
         self.0.clone().unwrap_or_else(TenantId::default_tenant)
     }
@@ -59,12 +53,21 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    /// A handler whose callers are bound to `bound`, if it says so.
+    /// A handler for one client, bound to `bound` if it says so.
     pub(crate) fn new(shared: &Arc<Shared>, bound: Option<TenantId>) -> Self {
+        Self::of(shared, bound, Session::live())
+    }
+
+    /// A handler for one request without a session, which names its tenant itself.
+    pub(crate) fn for_one(shared: &Arc<Shared>) -> Self {
+        Self::of(shared, None, Session::none())
+    }
+
+    pub(super) fn of(shared: &Arc<Shared>, bound: Option<TenantId>, session: Arc<Session>) -> Self {
         Self {
             shared: shared.clone(),
             bound,
-            session: stored::session_at_hand(),
+            session,
         }
     }
 
@@ -90,8 +93,7 @@ impl Edge {
         let bound = named
             .and_then(|named| named.0.as_ref())
             .or(self.bound.as_ref())
-            .or(session.map(|begun| &begun.tenant))
-            .or(self.session.serves.get());
+            .or(session.map(|begun| &begun.tenant));
         let tenant = tenant(bound, &cx.meta)?;
         let actor = actor(cx.client_info().as_ref());
         Ok(self.shared.app.system.ctx(tenant, &actor))
@@ -185,12 +187,13 @@ impl ServerHandler for Edge {
             let result = self.negotiate_initialize(&request)?;
             let begun = Begun {
                 tenant: ctx.tenant().clone(),
-                is_bound: self.session.serves.get().is_some() || meta_tenant(&cx.meta).is_some(),
+                is_bound: meta_tenant(&cx.meta).is_some(),
                 is_legacy: result.protocol_version == request.protocol_version
                     && result.protocol_version.has_initialize(),
-                client: request.client_info,
+                client: request.client_info.clone(),
             };
-            if self.session.begun.set(begun).is_ok() {
+            Beginning::note(&cx, request, (&begun, &result.protocol_version));
+            if self.session.begun.set(begun).is_ok() && self.session.is_live() {
                 listen::pump(&self.shared, &ctx, &self.session, cx.peer.clone()).await;
             }
             Ok(result)

@@ -60,17 +60,24 @@ fn info() -> ServerConfig {
         .with_instructions(include_str!("../../resources/instructions.md").trim_end())
 }
 
-/// One legacy session, or one modern request, or one pipe. Dropped when it ends.
+/// What a handler knows of those whom it serves: one legacy client, or one request.
 pub(crate) struct Session {
+    /// Cancelled when it ends.
     pub(super) ended: CancellationToken,
-    /// What it is called in the database, if it is kept there: then its subscriptions are there too.
-    stored: OnceLock<String>,
-    subscribed: Mutex<HashSet<String>>,
-    /// Who sent `initialize`.
+    subscriptions: Subscriptions,
+    /// What `initialize` said.
     pub(super) begun: OnceLock<Begun>,
-    /// The tenant that its `initialize` chose, when another process answered that.
-    pub(super) serves: OnceLock<TenantId>,
     _guard: DropGuard,
+}
+
+/// Where the subscriptions of a session are.
+enum Subscriptions {
+    /// The session lives as long as its handler.
+    Here(Mutex<HashSet<String>>),
+    /// The handler is for one request of the session of this id.
+    InDatabase(String),
+    /// There is no session, or not yet.
+    Nowhere,
 }
 
 /// For whom a legacy session was begun.
@@ -85,59 +92,73 @@ pub(super) struct Begun {
 }
 
 impl Session {
-    pub(super) fn new() -> Arc<Self> {
+    fn new(subscriptions: Subscriptions) -> Arc<Self> {
         let ended = CancellationToken::new();
         Arc::new(Self {
-            stored: OnceLock::new(),
-            subscribed: Mutex::default(),
+            subscriptions,
             begun: OnceLock::new(),
-            serves: OnceLock::new(),
             _guard: ended.clone().drop_guard(),
             ended,
         })
     }
 
-    /// The session is kept in the database from now on, or was all along.
-    pub(super) fn is_stored_as(&self, id: &str) {
-        let _ = self.stored.set(id.to_owned());
+    /// A session that lives and ends with its handler.
+    pub(super) fn live() -> Arc<Self> {
+        Self::new(Subscriptions::Here(Mutex::default()))
     }
 
-    /// Whether it subscribed to what has changed.
+    /// One request of the session that the database keeps as `id`.
+    pub(super) fn kept(id: String, begun: Begun) -> Arc<Self> {
+        let session = Self::new(Subscriptions::InDatabase(id));
+        let _ = session.begun.set(begun);
+        session
+    }
+
+    /// One request without a session.
+    pub(super) fn none() -> Arc<Self> {
+        Self::new(Subscriptions::Nowhere)
+    }
+
+    /// What it subscribed to, if it lives with its handler.
+    fn here(&self) -> Option<MutexGuard<'_, HashSet<String>>> {
+        let Subscriptions::Here(subscribed) = &self.subscriptions else {
+            return None;
+        };
+        Some(subscribed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether it is told of changes by its handler.
+    pub(super) fn is_live(&self) -> bool {
+        self.here().is_some()
+    }
+
+    /// Whether it is told by its handler of what has changed.
     pub(super) fn wants(&self, change: &Change) -> bool {
-        match self.stored.get() {
-            Some(id) => change
-                .sessions
-                .as_ref()
-                .is_some_and(|sessions| sessions.contains(id)),
-            None => self.subscribed().contains(&change.uri),
-        }
+        self.here().is_some_and(|here| here.contains(&change.uri))
     }
 
     /// Subscribes to a resource of the tenant of `ctx`.
     pub(super) async fn subscribe(&self, ctx: &Ctx, uri: &str) -> Result<()> {
-        if let Some(id) = self.stored.get() {
+        if let Subscriptions::InDatabase(id) = &self.subscriptions {
             return sessions::subscribe(ctx, id, uri).await;
         }
-        let mut subscribed = self.subscribed();
-        if subscribed.len() >= sessions::SUBSCRIPTIONS as usize {
-            return Err(sessions::too_many_subscriptions());
+        if let Some(mut subscribed) = self.here() {
+            if subscribed.len() >= sessions::SUBSCRIPTIONS as usize {
+                return Err(sessions::too_many_subscriptions());
+            }
+            subscribed.insert(uri.to_owned());
         }
-        subscribed.insert(uri.to_owned());
         Ok(())
     }
 
     /// Ends a subscription, if there is one.
     pub(super) async fn unsubscribe(&self, ctx: &Ctx, uri: &str) -> Result<()> {
-        if let Some(id) = self.stored.get() {
+        if let Subscriptions::InDatabase(id) = &self.subscriptions {
             return sessions::unsubscribe(ctx, id, uri).await;
         }
-        self.subscribed().remove(uri);
+        if let Some(mut subscribed) = self.here() {
+            subscribed.remove(uri);
+        }
         Ok(())
-    }
-
-    fn subscribed(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.subscribed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -60,10 +60,7 @@ pub async fn begin(
         let message = format!("the params of initialize are longer than {LONGEST} bytes");
         return Err(Error::invalid("initialize_too_long", message));
     }
-    let (id, serves) = (
-        id.to_owned(),
-        serves.filter(|serves| serves != ctx.tenant()),
-    );
+    let id = id.to_owned();
     ctx.write(move |scope, tx| {
         let session = Session {
             id: id.clone(),

@@ -20,6 +20,13 @@ const LONGEST: usize = 64 << 20;
 /// A comment, which clients skip.
 pub(super) const SIGN_OF_LIFE: Bytes = Bytes::from_static(b":\n\n");
 
+/// What a stream of events is announced with.
+pub(super) const HEADERS: [(header::HeaderName, &str); 3] = [
+    (header::CONTENT_TYPE, "text/event-stream"),
+    (header::CACHE_CONTROL, "no-cache"),
+    (header::HeaderName::from_static("x-accel-buffering"), "no"),
+];
+
 /// Pieces of a stream of events.
 pub(super) type Events = BoxStream<'static, Result<Bytes, axum::Error>>;
 
@@ -56,12 +63,7 @@ fn sign_of_life() -> Events {
 
 /// A stream of events as a response.
 pub(super) fn respond(events: Events) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    (StatusCode::OK, headers, Body::from_stream(events)).into_response()
+    (StatusCode::OK, HEADERS, Body::from_stream(events)).into_response()
 }
 
 /// A whole response to `message` as events. Its status can't be told any more.

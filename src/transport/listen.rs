@@ -1,5 +1,6 @@
-//! `subscriptions/listen` over modern HTTP: a stream of events that belongs to no task, so that an idle listener costs
-//! little more than its connection. Whatever is not quite such a request goes on to rmcp, which says what is wrong.
+//! Those who listen over HTTP, modern `subscriptions/listen` requests and event streams of legacy sessions: a stream
+//! that belongs to no task, so that an idle listener costs little more than its connection. Whatever is not quite such
+//! a request goes on to rmcp, which says what is wrong.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +14,18 @@ use futures::{StreamExt, stream};
 use rmcp::ErrorData;
 use rmcp::model::{
     ClientJsonRpcMessage, ClientRequest, GetMeta, RequestId, RequestMetaObject,
-    ServerJsonRpcMessage, SubscriptionFilter,
+    ServerJsonRpcMessage, ServerNotification, SubscriptionFilter,
 };
 
 use super::http::MODERN;
 use super::wire::MAX_BYTES;
-use super::{early, refuse};
-use crate::mcp::{Listener, Named, Shared, knows_listeners};
+use super::{early, failed, refuse};
+use crate::mcp::{Hearing, Listener, Named, RETRY, Shared, Visit, knows_listeners};
 
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a session's stream looks whether the session was ended on another process.
+const LOOK: Duration = Duration::from_secs(5);
 const METHOD: &str = "subscriptions/listen";
 
 /// The middleware.
@@ -103,15 +106,15 @@ async fn begin(
     Listener::begin(shared, &ctx, id.clone(), filter).await
 }
 
-/// What the stream of a listener says next.
+/// What the stream of a listener says next. The stream holds it twice.
 enum Stage {
-    Acknowledge(Listener),
-    Listen(Listener),
+    Acknowledge(Box<Listener>),
+    Listen(Box<Listener>),
     Over,
 }
 
 fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
-    let pieces = stream::unfold(Stage::Acknowledge(listener), move |stage| {
+    let pieces = stream::unfold(Stage::Acknowledge(Box::new(listener)), move |stage| {
         let shared = shared.clone();
         async move {
             match stage {
@@ -128,7 +131,7 @@ fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
     early::respond(pieces.map(Ok).boxed())
 }
 
-async fn step(shared: &Shared, mut listener: Listener) -> (Bytes, Stage) {
+async fn step(shared: &Shared, mut listener: Box<Listener>) -> (Bytes, Stage) {
     let messages = tokio::select! {
         () = shared.stopping().cancelled() => {
             let last = listener.farewell(shared);
@@ -163,4 +166,57 @@ fn text(message: &ServerJsonRpcMessage) -> String {
 /// As rmcp writes it.
 fn event(message: &ServerJsonRpcMessage) -> Bytes {
     format!("data: {}\n\n", text(message)).into()
+}
+
+/// The event stream of a session, from behind the event number `after`, if the client has heard so far before.
+pub(super) async fn hear(shared: Arc<Shared>, visit: Arc<Visit>, after: Option<i64>) -> Response {
+    let hearing = match Hearing::begin(&shared, visit, after).await {
+        Ok(hearing) => hearing,
+        Err(error) => return failed(&error),
+    };
+    let first = format!(
+        "data: \nid: {}\nretry: {}\n\n",
+        hearing.position(),
+        RETRY.as_millis()
+    );
+    let pieces = stream::unfold((Box::new(hearing), 0), move |(mut hearing, silence)| {
+        let shared = shared.clone();
+        async move {
+            let (piece, silence) = piece_of(&shared, &mut hearing, silence).await?;
+            Some((piece, (hearing, silence)))
+        }
+    });
+    let first = stream::once(async { Bytes::from(first) });
+    early::respond(first.chain(pieces).map(Ok).boxed())
+}
+
+/// What a session's stream says next, and for how many looks it has been silent then; `None` at its end.
+async fn piece_of(
+    shared: &Shared,
+    hearing: &mut Hearing,
+    mut silence: u32,
+) -> Option<(Bytes, u32)> {
+    loop {
+        tokio::select! {
+            () = shared.stopping().cancelled() => return None,
+            messages = hearing.next() => {
+                // Who is cut off comes back, and goes on where it was.
+                let pieces: Vec<_> = messages?.into_iter().map(numbered).collect();
+                return Some((pieces.concat().into(), 0));
+            }
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if !hearing.is_known(shared).await {
+            return None;
+        }
+        silence += 1;
+        if LOOK * silence >= KEEP_ALIVE {
+            return Some((early::SIGN_OF_LIFE, 0));
+        }
+    }
+}
+
+fn numbered((number, message): (i64, ServerNotification)) -> Bytes {
+    let message = ServerJsonRpcMessage::notification(message);
+    format!("data: {}\nid: {number}\n\n", text(&message)).into()
 }

@@ -72,6 +72,19 @@ fn refuse(status: StatusCode, code: i32, message: &str, data: Option<Value>) -> 
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
+/// The answer when sessions can't be looked up or kept.
+fn failed(error: &Error) -> Response {
+    let (status, code) = match error.kind() {
+        Kind::Invalid => (StatusCode::BAD_REQUEST, -32602),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, -32603),
+    };
+    if error.kind() == Kind::Internal {
+        tracing::error!(error = ?error, "a session failed");
+    }
+    let data = json!({"error": error.body()});
+    refuse(status, code, error.message(), Some(data))
+}
+
 /// The answer when there is no room for another stream, session or message.
 fn no_room(error: &Error) -> Response {
     let status = match error.kind() {

@@ -12,11 +12,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
+use rmcp::model::ProtocolVersion;
 use tower_service::Service;
 
 use super::http::{MODERN, named};
-use super::{answer, body, early};
-use crate::mcp::{Plain, Shared};
+use super::{answer, body, early, failed};
+use crate::error::Error;
+use crate::mcp::{Plain, RETRY, Shared, Visit, number};
 
 /// What clients accept: both kinds of answer. rmcp judges other spellings.
 const ACCEPTS: [&str; 2] = [
@@ -69,13 +71,69 @@ impl Service<Request> for Short {
     }
 }
 
+/// The answer to a plain call in a session, or the request as it came.
+pub(super) async fn in_session(
+    shared: &Arc<Shared>,
+    visit: &Arc<Visit>,
+    request: Request,
+) -> Result<Response, Request> {
+    if !is_plain(request.method(), request.headers()) {
+        return Err(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = match body::read(body).await {
+        Ok(body) => body,
+        Err((status, refusal)) => return Ok(answer(status, &refusal)),
+    };
+    let Some(call) = visit.edge(shared).plain(&body) else {
+        return Err(Request::from_parts(parts, Body::from(body)));
+    };
+    let number = number(shared);
+    // It goes on when its client goes.
+    let call = shared.pumps.spawn(call.answer());
+    Ok(match call.await {
+        Ok(message) => events(&message, number),
+        Err(error) => failed(&Error::internal(error)),
+    })
+}
+
+/// Whether a request of a session has the headers that a plain call comes with.
+fn is_plain(method: &Method, headers: &HeaderMap) -> bool {
+    let is_known = |version: &str| {
+        let known = ProtocolVersion::KNOWN_VERSIONS.iter();
+        known
+            .map(ProtocolVersion::as_str)
+            .any(|known| known == version)
+    };
+    method == Method::POST
+        && only(headers, "content-type") == Some("application/json")
+        && only(headers, "accept").is_some_and(|accept| ACCEPTS.contains(&accept))
+        && (!headers.contains_key("mcp-protocol-version")
+            || only(headers, "mcp-protocol-version").is_some_and(is_known))
+        && !headers.contains_key("mcp-method")
+}
+
+/// A whole answer, as rmcp sends it: an event without a message first, then one with it.
+fn events(message: &[u8], number: u64) -> Response {
+    let retry = RETRY.as_millis();
+    let (first, last) = (
+        format!("data: \nid: 0/{number}\nretry: {retry}\n\ndata: "),
+        format!("\nid: 1/{number}\n\n"),
+    );
+    let body = [first.as_bytes(), message, last.as_bytes()].concat();
+    (early::HEADERS, body).into_response()
+}
+
+/// The value of a header that there is once.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
 /// The tool that the headers name, if they are what a plain call comes with.
 fn tool<'a>(method: &Method, headers: &'a HeaderMap) -> Option<&'a str> {
-    let only = |name: &str| {
-        let mut values = headers.get_all(name).iter();
-        let value = values.next()?.to_str().ok()?;
-        values.next().is_none().then_some(value)
-    };
+    let only = |name| only(headers, name);
     let is_plain = method == Method::POST
         && only("mcp-method")? == "tools/call"
         && only("mcp-protocol-version")? == MODERN

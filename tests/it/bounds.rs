@@ -1,6 +1,8 @@
 //! What is bounded, what is said past the bound, and that it goes on by itself once there is room: calls that wait,
 //! sessions of older clients, listeners, connections.
 
+use std::time::Duration;
+
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -139,6 +141,30 @@ async fn sessions_of_older_clients_are_bounded() {
     has_no_room(&answer, "too_many_sessions");
     drop(stream);
     is_let_in(|| server.request(Method::GET, "/sse")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_at_rest_leaves_its_place_and_goes_on() {
+    let server = HttpServer::builder()
+        .foreseeable()
+        .settings(|settings| settings.max_sessions = Some(1))
+        .start()
+        .await;
+    let rest = || server.app.system.clock().advance(Duration::from_mins(1));
+    let first = server.session("/mcp", "2025-11-25").await;
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    rest();
+    let second = server.session("/mcp", "2025-11-25").await;
+    let answer = Answer::of(first.request(Method::POST).json(&ping)).await;
+    has_no_room(&answer, "too_many_sessions");
+    rest();
+    assert_eq!(first.ask("ping", json!({})).await["result"], json!({}));
+    let stream = Events::of(first.request(Method::GET)).await;
+    rest();
+    let answer = Answer::of(second.request(Method::POST).json(&ping)).await;
+    has_no_room(&answer, "too_many_sessions");
+    drop(stream);
+    is_let_in(|| second.request(Method::POST).json(&ping)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

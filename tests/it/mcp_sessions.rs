@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, HttpServer};
-use crate::support::mcp::{Events, modern, tool};
+use crate::support::mcp::{Events, Session, in_time, initialize, modern, tool};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_legacy_revision_is_spoken() {
@@ -183,4 +183,115 @@ async fn a_subscriber_hears_of_its_own_tenants_task_alone() {
         server.use_tool("/t/acme/mcp", "task_cancel", input).await;
     }
     stream.hears_of("baton://tasks/last").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_event_streams_the_newest_that_is_open_tells() {
+    let server = HttpServer::start().await;
+    let session = server.session("/t/acme/mcp", "2025-11-25").await;
+    let mut older = Events::of(session.request(Method::GET)).await;
+    let mut newer = Events::of(session.request(Method::GET)).await;
+    for id in ["a", "b"] {
+        let params = json!({"uri": format!("baton://tasks/{id}")});
+        session.ask("resources/subscribe", params).await;
+    }
+    server.dispatch("/t/acme/mcp", "a").await;
+    assert_eq!(newer.data().await["params"]["uri"], "baton://tasks/a");
+    drop(newer);
+    // The server finds out about the end of a stream by itself, and tells of "a" no second time.
+    let heard = async {
+        for number in 0.. {
+            let input = json!({"description": "x", "task_id": format!("other{number}")});
+            server.use_tool("/t/acme/mcp", "task_dispatch", input).await;
+            let newest = Events::of(session.request(Method::GET)).await;
+            drop(newest);
+            if number == 3 {
+                server.dispatch("/t/acme/mcp", "b").await;
+                return older.data().await;
+            }
+        }
+        unreachable!()
+    };
+    assert_eq!(in_time(heard).await["params"]["uri"], "baton://tasks/b");
+}
+
+/// A wait for the task `t`, with a progress token.
+fn wait() -> Value {
+    let mut params = tool("task_wait", json!({"task_ids": ["t"], "wait_seconds": 50}));
+    params["_meta"]["progressToken"] = "p".into();
+    json!({"jsonrpc": "2.0", "id": "w", "method": "tools/call", "params": params})
+}
+
+/// Begins to wait for the task `t`, and returns once the call runs.
+async fn waits(session: &Session<'_>) -> Events {
+    let mut stream = Events::of(session.request(Method::POST).json(&wait())).await;
+    assert_eq!(stream.data().await["method"], "notifications/progress");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_goes_on_without_its_client_who_comes_back_for_the_answer() {
+    let server = HttpServer::start().await;
+    server.dispatch("/t/acme/mcp", "t").await;
+    let session = server.session("/t/acme/mcp", "2025-11-25").await;
+    let mut stream = Events::of(session.request(Method::POST).json(&wait())).await;
+    let first = stream.any().await.unwrap();
+    assert!(first.data.is_empty(), "{first:?}");
+    let progress = stream.next().await.unwrap();
+    drop(stream);
+    let come_back = |session: &Session<'_>, last: &str| {
+        let request = session.request(Method::GET);
+        Events::of(request.header("last-event-id", last.to_owned()))
+    };
+    let mut from_start = come_back(&session, &first.id).await;
+    assert_eq!(from_start.next().await.unwrap().id, progress.id);
+    let mut rest = come_back(&session, &progress.id).await;
+    let stranger = server.session("/t/acme/mcp", "2025-11-25").await;
+    let mut nothing = come_back(&stranger, &progress.id).await;
+    assert!(nothing.next().await.is_none());
+    let input = json!({"task_id": "t", "reason": "enough"});
+    server.use_tool("/t/acme/mcp", "task_cancel", input).await;
+    for stream in [&mut rest, &mut from_start] {
+        let answer = loop {
+            let message = stream.data().await;
+            if message["id"] == "w" {
+                break message;
+            }
+        };
+        let done = &answer["result"]["structuredContent"]["done"];
+        assert_eq!(done, true, "{answer}");
+        assert!(stream.next().await.is_none());
+    }
+    assert_eq!(server.app.system.waiting_calls(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_called_off_by_its_own_session_or_with_it() {
+    let server = HttpServer::start().await;
+    server.dispatch("/t/acme/mcp", "t").await;
+    let one = server.session("/t/acme/mcp", "2025-11-25").await;
+    let other = server.session("/t/acme/mcp", "2025-11-25").await;
+    let (mut mine, mut others) = (waits(&one).await, waits(&other).await);
+    let params = json!({"requestId": "w", "reason": "enough"});
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
+    let answer = Answer::of(one.request(Method::POST).json(&cancel)).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    assert!(
+        mine.next().await.is_none(),
+        "a cancelled call has no answer"
+    );
+    server.until_waiting(1).await;
+    Answer::of(other.request(Method::DELETE)).await;
+    assert!(others.next().await.is_none());
+    server.until_waiting(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_initialize_that_is_refused_begins_no_session() {
+    let server = HttpServer::start().await;
+    let mut message = initialize("2025-11-25");
+    message["params"]["_meta"]["dev.baton/tenant"] = "No Tenant!".into();
+    let answer = Answer::of(server.message("/mcp", &message)).await;
+    assert!(answer.text.contains("invalid_tenant"), "{}", answer.text);
+    assert!(!answer.headers.contains_key("mcp-session-id"));
 }

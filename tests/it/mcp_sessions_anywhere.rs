@@ -120,7 +120,7 @@ async fn a_stranger_never_stands_between_a_session_and_its_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_requests_at_once_bring_a_session_over_once() {
+async fn many_requests_at_once_are_answered_each() {
     let (one, other) = two().await;
     for _ in 0..10 {
         let session = one.session("/t/acme/mcp", "2025-11-25").await.on(&other);
@@ -133,6 +133,45 @@ async fn many_requests_at_once_bring_a_session_over_once() {
             assert_eq!((&answer["id"], &answer["result"]), (&json!(id), &json!({})));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_goes_on_where_it_ended_on_each_server() {
+    let (one, other) = two().await;
+    let here = one.session("/t/acme/mcp", "2025-11-25").await;
+    let there = here.on(&other);
+    for id in ["a", "b", "c"] {
+        subscribe(&here, id).await;
+    }
+    let from = |session: &Session<'_>, last: &str| {
+        Events::of(
+            session
+                .request(Method::GET)
+                .header("last-event-id", last.to_owned()),
+        )
+    };
+    let mut stream = Events::of(here.request(Method::GET)).await;
+    let begun = stream.any().await.unwrap().id;
+    dispatch(&one, "a").await;
+    let heard = stream.next().await.unwrap();
+    assert!(heard.data.contains("baton://tasks/a"), "{heard:?}");
+    drop(stream);
+    dispatch(&one, "b").await;
+    dispatch(&other, "c").await;
+    let mut stream = from(&there, &heard.id).await;
+    for id in ["b", "c"] {
+        hears(&mut stream, id).await;
+    }
+    let mut again = from(&there, &begun).await;
+    for id in ["a", "b", "c"] {
+        hears(&mut again, id).await;
+    }
+    // What never was does not lead ahead of what is.
+    let mut ahead = from(&there, "99999999").await;
+    assert_ne!(ahead.any().await.unwrap().id, "99999999");
+    let input = json!({"task_id": "c", "reason": "enough"});
+    one.use_tool("/t/acme/mcp", "task_cancel", input).await;
+    hears(&mut ahead, "c").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

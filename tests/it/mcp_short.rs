@@ -279,6 +279,56 @@ async fn over_http_both_ways_answer_with_the_same_bytes() {
     }
 }
 
+/// As `sent`, in a session of the era before.
+fn in_session(sent: Sent, id: &str) -> Sent {
+    let modern = format!("\"io.modelcontextprotocol/protocolVersion\":\"{MODERN}\"");
+    let mut sent = ["mcp-protocol-version", "mcp-method", "mcp-name"]
+        .into_iter()
+        .fold(sent, Sent::without)
+        .with("mcp-session-id", id);
+    sent.body = sent.body.replace(&modern, "\"x\":0");
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_sessions_over_http_both_ways_answer_with_the_same_bytes() {
+    let short = HttpServer::builder().foreseeable().start().await;
+    let long = HttpServer::builder().foreseeable().long_way().start().await;
+    let id = short.session("/mcp", "2025-11-25").await.id;
+    assert_eq!(id, long.session("/mcp", "2025-11-25").await.id);
+    let both = async |sent: Sent| {
+        let sent = in_session(sent, &id);
+        let [mut one, mut other] = [sent.to(&short).await, sent.to(&long).await];
+        // What is complete is sent with its length.
+        for (_, headers, _) in [&mut one, &mut other] {
+            headers.retain(|(name, _)| name != "content-length" && name != "transfer-encoding");
+        }
+        assert_eq!(one, other, "{:?} {:.500}", sent.headers, sent.body);
+        one
+    };
+    let mut answers = Vec::new();
+    while let Some((name, input)) = life(&answers) {
+        let (status, _, text) = both(Sent::call(name, input)).await;
+        let answer = text.rsplit("data: ").next().unwrap();
+        let answer = answer.lines().next().unwrap();
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        let result = &answer["result"];
+        assert_eq!((status, &result["isError"]), (200, &json!(false)), "{text}");
+        answers.push(result["structuredContent"].clone());
+    }
+    for version in ["2025-11-25", "2024-11-05", "1999-01-01", "x"] {
+        let sent = Sent::call("task_get", json!({"task_id": "life"}));
+        let sent = in_session(sent, &id).with("mcp-protocol-version", version);
+        assert_eq!(sent.to(&short).await.0, sent.to(&long).await.0, "{version}");
+    }
+    for sent in unusual() {
+        both(sent).await;
+    }
+    for (name, input) in catalogue(&short.app) {
+        both(Sent::call(name, input)).await;
+    }
+}
+
 /// One side of the comparison over pipes.
 struct Pipes {
     input: PipeWriter,

@@ -157,9 +157,10 @@ impl Session<'_> {
 }
 
 /// One event of a stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Event {
     pub(crate) name: String,
+    pub(crate) id: String,
     pub(crate) data: String,
 }
 
@@ -198,20 +199,29 @@ impl Events {
     /// The next event with data; `None` at the end of the stream.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
+            let event = self.any().await?;
+            if !event.data.is_empty() {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub(crate) async fn any(&mut self) -> Option<Event> {
+        loop {
             while let Some((block, rest)) = self.unread.split_once("\n\n") {
-                let mut event = Event {
-                    name: String::new(),
-                    data: String::new(),
-                };
+                let mut event = Event::default();
                 for line in block.lines() {
                     match line.split_once(':') {
                         Some(("event", name)) => name.trim().clone_into(&mut event.name),
+                        Some(("id", id)) => id.trim().clone_into(&mut event.id),
                         Some(("data", data)) => event.data.push_str(data.trim_start()),
                         _ => {}
                     }
                 }
+                let is_comment = block.starts_with(':');
                 self.unread = rest.into();
-                if !event.data.is_empty() {
+                if !is_comment {
                     return Some(event);
                 }
             }

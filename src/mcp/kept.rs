@@ -1,0 +1,447 @@
+//! Legacy sessions over Streamable HTTP. The database keeps them, and each request is served by itself, on whatever
+//! process it comes to: what is held here is a few hundred bytes for each session that was used lately. rmcp judges the
+//! requests and asks [`Kept`] for what it leaves to session managers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use futures::{Stream, stream};
+use http::request::Parts;
+use rmcp::RoleServer;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, Extensions, GetExtensions,
+    InitializeRequestParams, JsonRpcMessage, JsonRpcNotification, JsonRpcRequest, ProtocolVersion,
+    RequestId, ServerJsonRpcMessage,
+};
+use rmcp::service::{RequestContext, serve_directly_with_ct};
+use rmcp::transport::OneshotTransport;
+use rmcp::transport::sink_stream::SinkStreamTransport;
+use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionState};
+use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, PollSender};
+
+use super::server::{Edge, Named};
+use super::session::{Begun, Session, Shared};
+use crate::clock::Time;
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::id::TenantId;
+use crate::sessions;
+
+/// How long a session counts among those in use after its last request.
+const IN_USE: Duration = Duration::from_mins(1);
+/// When a client may ask again for the rest of an answer that broke off.
+pub(crate) const RETRY: Duration = Duration::from_secs(3);
+/// Messages of an answer that are held for a client that reads slowly or comes back. Older steps of progress are
+/// skipped: the next one says more.
+const HELD: usize = 16;
+
+/// A session that is in use on this process.
+#[derive(Default)]
+pub(crate) struct Live {
+    used: AtomicI64,
+    /// Cancelled when its client ends it here.
+    pub(super) ended: CancellationToken,
+    /// The event stream that tells of changes.
+    teller: Mutex<Weak<()>>,
+    calls: Mutex<Vec<Call>>,
+}
+
+/// A request that is being answered.
+struct Call {
+    number: u64,
+    id: RequestId,
+    cancel: CancellationToken,
+    said: watch::Receiver<Said>,
+}
+
+impl Live {
+    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+        lock(&self.calls)
+    }
+
+    /// Makes the stream with this token the one that tells: the newest, since older ones may be dead without a sign.
+    pub(super) fn tell_by(&self, token: &Arc<()>) {
+        *lock(&self.teller) = Arc::downgrade(token);
+    }
+
+    /// Whether the stream with this token is to tell, since the protocol wants no message on two. When the one that did has
+    /// gone, whoever asks first is.
+    pub(super) fn is_told_by(&self, token: &Arc<()>) -> bool {
+        let mut teller = lock(&self.teller);
+        if teller.strong_count() == 0 {
+            *teller = Arc::downgrade(token);
+        }
+        std::ptr::eq(teller.as_ptr(), Arc::as_ptr(token))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request of a session. It stands among the extensions of the HTTP request.
+pub(crate) struct Visit {
+    pub(super) id: String,
+    pub(super) live: Arc<Live>,
+    named: Named,
+    serves: Option<TenantId>,
+    /// What `initialize` said, with the revision that was agreed on.
+    initialize: InitializeRequestParams,
+}
+
+impl Visit {
+    /// A request of a session that the database knows.
+    ///
+    /// # Errors
+    /// What is kept of it can't be read.
+    pub(crate) fn new(
+        known: sessions::Session,
+        named: Named,
+        live: Arc<Live>,
+    ) -> Result<Arc<Self>> {
+        let state: SessionState =
+            serde_json::from_str(&known.initialize).map_err(Error::internal)?;
+        Ok(Arc::new(Self {
+            id: known.id,
+            live,
+            named,
+            serves: known.serves,
+            initialize: state.initialize_params,
+        }))
+    }
+
+    /// The tenant that the session belongs to.
+    pub(super) fn owner(&self) -> TenantId {
+        self.named.tenant()
+    }
+
+    /// The tenant that the session is for, where its messages name none.
+    pub(super) fn tenant(&self) -> TenantId {
+        self.serves.clone().unwrap_or_else(|| self.owner())
+    }
+
+    /// A handler for this request alone.
+    pub(crate) fn edge(&self, shared: &Arc<Shared>) -> Edge {
+        let begun = Begun {
+            tenant: self.tenant(),
+            is_bound: self.serves.is_some(),
+            is_legacy: true,
+            client: self.initialize.client_info.clone(),
+        };
+        let session = Session::kept(self.id.clone(), begun);
+        Edge::of(shared, self.named.0.clone(), session)
+    }
+}
+
+/// What `initialize` leaves for whoever sends its answer: what is to be kept, and the tenant that it named.
+#[derive(Clone, Default)]
+pub(crate) struct Beginning(Arc<OnceLock<(SessionState, Option<TenantId>)>>);
+
+impl Beginning {
+    /// Notes what was agreed on, where the request of `cx` is to begin a session that is kept.
+    pub(super) fn note(
+        cx: &RequestContext<RoleServer>,
+        mut params: InitializeRequestParams,
+        (begun, version): (&Begun, &ProtocolVersion),
+    ) {
+        if let Some(Self(place)) = extension(&cx.extensions) {
+            params.protocol_version = version.clone();
+            let serves = begun.is_bound.then(|| begun.tenant.clone());
+            let _ = place.set((SessionState::new(params), serves));
+        }
+    }
+
+    /// Keeps the session that has begun as `id` in the tenant of `ctx`, and says whether one has.
+    ///
+    /// # Errors
+    /// As [`sessions::begin`].
+    pub(crate) async fn keep(&self, ctx: &Ctx, id: &str) -> Result<bool> {
+        let Some((state, serves)) = self.0.get() else {
+            return Ok(false);
+        };
+        let initialize = serde_json::to_string(state).map_err(Error::internal)?;
+        sessions::begin(ctx, id, serves.clone(), initialize).await?;
+        Ok(true)
+    }
+}
+
+fn extension<T: Clone + Send + Sync + 'static>(extensions: &Extensions) -> Option<T> {
+    extensions.get::<Parts>()?.extensions.get::<T>().cloned()
+}
+
+/// The two ends of a handshake that rmcp carries out.
+type Handshake = (
+    mpsc::Sender<ClientJsonRpcMessage>,
+    mpsc::Receiver<ServerJsonRpcMessage>,
+);
+
+/// The sessions in use.
+pub(crate) struct Kept {
+    shared: Arc<Shared>,
+    live: DashMap<String, Arc<Live>>,
+    beginning: DashMap<SessionId, Handshake>,
+}
+
+impl Kept {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            shared: shared.clone(),
+            live: DashMap::new(),
+            beginning: DashMap::new(),
+        })
+    }
+
+    fn now(&self) -> Time {
+        self.shared.app.system.clock().steady()
+    }
+
+    /// Whether one more session may be used here. Those that have been at rest for a while are forgotten first.
+    pub(crate) fn has_room(&self) -> bool {
+        let most = self.shared.app.config.max_sessions;
+        if self.live.len() >= most {
+            let now = self.now();
+            self.live.retain(|_, live| {
+                let used = Time::from_micros(live.used.load(Ordering::Relaxed));
+                // A request or a stream holds another reference.
+                Arc::strong_count(live) > 1 || now.since(used) < IN_USE
+            });
+        }
+        self.live.len() < most
+    }
+
+    /// Counts the session among those in use, if there is room.
+    pub(crate) fn enter(&self, id: &str) -> Option<Arc<Live>> {
+        let known = self.live.get(id).map(|live| live.clone());
+        let live = match known {
+            Some(live) => live,
+            None if !self.has_room() => return None,
+            None => self.live.entry(id.to_owned()).or_default().clone(),
+        };
+        live.used.store(self.now().as_micros(), Ordering::Relaxed);
+        Some(live)
+    }
+
+    /// Ends what goes on here of a session that is no more.
+    pub(crate) fn end(&self, id: &str) {
+        if let Some((_, live)) = self.live.remove(id) {
+            live.ended.cancel();
+        }
+    }
+
+    /// Serves one request. It goes on when its client goes: only `notifications/cancelled` calls it off.
+    fn answer(
+        &self,
+        visit: Arc<Visit>,
+        request: JsonRpcRequest<ClientRequest>,
+    ) -> watch::Receiver<Said> {
+        let number = number(&self.shared);
+        let (sender, said) = watch::channel(Said::new(number));
+        let cancel = visit.live.ended.child_token();
+        visit.live.calls().push(Call {
+            number,
+            id: request.id.clone(),
+            cancel: cancel.clone(),
+            said: said.clone(),
+        });
+        let (transport, mut messages) =
+            OneshotTransport::<RoleServer>::new(JsonRpcMessage::Request(request));
+        let (edge, peer) = (visit.edge(&self.shared), visit.initialize.clone());
+        let running = serve_directly_with_ct(edge, transport, Some(peer), cancel.clone());
+        self.shared.pumps.spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => break,
+                    message = messages.recv() => message,
+                };
+                let Some(message) = message else { break };
+                let is_last = is_answer(&message);
+                sender.send_modify(|said| said.say(message));
+                if is_last {
+                    break;
+                }
+            }
+            visit.live.calls().retain(|call| call.number != number);
+            drop(sender);
+            // rmcp waits until it is rid of its last words, such as the answer to what was cancelled.
+            while messages.recv().await.is_some() {}
+            drop(running);
+        });
+        said
+    }
+}
+
+/// Numbers tell answers apart, also those of other processes.
+pub(crate) fn number(shared: &Shared) -> u64 {
+    let random = shared.app.system.random().u128();
+    u64::try_from(random >> 64).unwrap_or_default()
+}
+
+fn is_answer(message: &ServerJsonRpcMessage) -> bool {
+    matches!(
+        message,
+        JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_)
+    )
+}
+
+/// What was said in answer to a request so far. Each message is an event whose id is its place and the answer's number.
+struct Said {
+    number: u64,
+    /// The place of the next one.
+    next: usize,
+    held: VecDeque<ServerSseMessage>,
+}
+
+impl Said {
+    /// Begins with an event without a message, so that the client has an id to come back with.
+    fn new(number: u64) -> Self {
+        let first = ServerSseMessage::priming(format!("0/{number}"), RETRY);
+        Self {
+            number,
+            next: 1,
+            held: VecDeque::from([first]),
+        }
+    }
+
+    fn say(&mut self, message: ServerJsonRpcMessage) {
+        if self.held.len() >= HELD {
+            self.held.pop_front();
+        }
+        let id = format!("{}/{}", self.next, self.number);
+        self.held.push_back(ServerSseMessage::new(id, message));
+        self.next += 1;
+    }
+
+    /// The first event that is held from `place` on, with the place behind it.
+    fn from(&self, place: usize) -> Option<(ServerSseMessage, usize)> {
+        let first = self.next - self.held.len();
+        let place = place.max(first);
+        let event = self.held.get(place - first)?.clone();
+        Some((event, place + 1))
+    }
+}
+
+/// What is said from `place` on.
+fn listen_to(
+    said: watch::Receiver<Said>,
+    place: usize,
+) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static {
+    stream::unfold((said, place), async |(mut said, place)| {
+        let found = said.wait_for(|said| said.from(place).is_some()).await;
+        let (event, next) = found.ok()?.from(place)?;
+        Some((event, (said, next)))
+    })
+}
+
+/// The answer when rmcp asks for what is not there.
+fn gone() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+impl SessionManager for Kept {
+    type Error = io::Error;
+    type Transport =
+        SinkStreamTransport<PollSender<ServerJsonRpcMessage>, ReceiverStream<ClientJsonRpcMessage>>;
+
+    async fn create_session(&self) -> io::Result<(SessionId, Self::Transport)> {
+        // It can't be guessed: within its tenant it is all that a request needs.
+        let id: SessionId = format!("{:032x}", self.shared.app.system.random().u128()).into();
+        let (to_handler, from_client) = mpsc::channel(1);
+        let (to_client, from_handler) = mpsc::channel(1);
+        self.beginning
+            .insert(id.clone(), (to_handler, from_handler));
+        let (sink, stream) = (PollSender::new(to_client), ReceiverStream::new(from_client));
+        Ok((id, SinkStreamTransport::new(sink, stream)))
+    }
+
+    async fn initialize_session(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> io::Result<ServerJsonRpcMessage> {
+        let (_, (to_handler, mut from_handler)) = self.beginning.remove(id).ok_or_else(gone)?;
+        to_handler.send(message).await.map_err(|_| gone())?;
+        // The handler that answers ends with its answer: nothing else will come to it.
+        drop(to_handler);
+        from_handler.recv().await.ok_or_else(gone)
+    }
+
+    /// Whoever comes this far names a session that the database knows.
+    async fn has_session(&self, _: &SessionId) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Done by whoever can tell the client of a failure.
+    async fn close_session(&self, _: &SessionId) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn create_stream(
+        &self,
+        _: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> io::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static> {
+        let JsonRpcMessage::Request(message) = message else {
+            return Err(gone());
+        };
+        let visit = extension::<Arc<Visit>>(message.request.extensions()).ok_or_else(gone)?;
+        Ok(listen_to(self.answer(visit, message), 0))
+    }
+
+    /// Of all that clients tell without asking, one thing matters here.
+    async fn accept_message(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> io::Result<()> {
+        if let JsonRpcMessage::Notification(JsonRpcNotification {
+            notification: ClientNotification::CancelledNotification(cancelled),
+            ..
+        }) = message
+            && let Some(request) = cancelled.params.request_id
+            && let Some(live) = self.live.get(&**id)
+        {
+            let calls = live.calls();
+            let called_off = calls.iter().filter(|call| call.id == request);
+            called_off.for_each(|call| call.cancel.cancel());
+        }
+        Ok(())
+    }
+
+    /// Only judged by rmcp; the stream itself is [`super::listen::Hearing`].
+    async fn create_standalone_stream(
+        &self,
+        _: &SessionId,
+    ) -> io::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static> {
+        Ok(stream::empty())
+    }
+
+    /// The rest of an answer that broke off.
+    async fn resume(
+        &self,
+        id: &SessionId,
+        last: String,
+    ) -> io::Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static> {
+        let (place, number) = last.split_once('/').ok_or_else(gone)?;
+        let place: usize = place.parse().map_err(|_| gone())?;
+        let number: u64 = number.parse().map_err(|_| gone())?;
+        let live = self
+            .live
+            .get(&**id)
+            .map(|live| live.clone())
+            .ok_or_else(gone)?;
+        let said = live
+            .calls()
+            .iter()
+            .find(|call| call.number == number)
+            .map(|call| call.said.clone());
+        Ok(listen_to(said.ok_or_else(gone)?, place.saturating_add(1)))
+    }
+}
