@@ -128,7 +128,7 @@ async fn a_group_that_takes_long_answers_those_who_were_first() {
     let group = async {
         tokio::task::block_in_place(|| entered.wait());
         let mut first = Box::pin(store.write(&name, move |tx| {
-            clock.advance(Duration::from_secs(60));
+            clock.advance(Duration::from_mins(1));
             insert(tx, "first")
         }));
         let mut second = Box::pin(store.write(&name, move |tx| {
