@@ -14,7 +14,7 @@ use rmcp::model::{ClientRequest, JsonRpcMessage};
 
 use super::early::{self, Events};
 use super::wire::{self, Frame, Item, MAX_BYTES, Refusal};
-use super::{answer, refuse};
+use super::{MCP_PROTOCOL_VERSION, answer, refuse};
 
 /// Bytes read and thrown away behind the limit, so that the client comes to read the answer.
 const DISCARDED: usize = 16 * MAX_BYTES;
@@ -135,7 +135,7 @@ async fn batch(parts: Parts, body: &[u8], next: Next) -> Response {
 fn may_batch(headers: &HeaderMap) -> bool {
     headers.contains_key("mcp-session-id")
         && headers
-            .get("mcp-protocol-version")
+            .get(&MCP_PROTOCOL_VERSION)
             .is_none_or(|version| version == "2025-03-26")
 }
 

@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use serde_json::json;
 
-use super::wire;
+use super::{MCP_METHOD, wire};
 
 /// Silence after which the answer is begun, and then the pause between signs of life.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(super) type Events = BoxStream<'static, Result<Bytes, axum::Error>>;
 /// Whether a request with these headers may take long without a word: modern tool calls may.
 pub(super) fn may_take_long(headers: &HeaderMap) -> bool {
     headers
-        .get("mcp-method")
+        .get(&MCP_METHOD)
         .is_some_and(|method| method == "tools/call")
 }
 

@@ -20,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::plain::{self, Short};
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
-use super::{body, failed, listen, no_room, refuse, too_many_sessions};
+use super::{
+    MCP_METHOD, MCP_PROTOCOL_VERSION, X_TENANT_ID, body, failed, listen, no_room, refuse,
+    too_many_sessions,
+};
 use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
@@ -145,7 +148,7 @@ pub(super) fn named(
     headers: &HeaderMap,
 ) -> Result<Option<TenantId>> {
     let header = headers
-        .get("x-tenant-id")
+        .get(&X_TENANT_ID)
         .map(|value| value.to_str().unwrap_or(""));
     if bound.is_none() && path.is_none() && header.is_none() {
         return Ok(None);
@@ -179,20 +182,20 @@ async fn check_session(State(door): State<Door>, mut request: Request, next: Nex
 
 /// Modern requests know no sessions.
 fn is_modern(request: &Request) -> bool {
-    let version = request.headers().get("mcp-protocol-version");
+    let version = request.headers().get(&MCP_PROTOCOL_VERSION);
     request.method() == Method::POST
         && version.is_some_and(|version| version.as_bytes() >= MODERN.as_bytes())
 }
 
 /// Modern requests name their method in a header; a request without one may begin a session.
 fn is_initialize(request: &Request) -> bool {
-    request.method() == Method::POST && !request.headers().contains_key("mcp-method")
+    request.method() == Method::POST && !request.headers().contains_key(&MCP_METHOD)
 }
 
 impl Door {
     /// Runs a modern request. A listener takes a place until its stream ends.
     async fn admit(&self, request: Request, next: Next) -> Response {
-        let method = request.headers().get("mcp-method");
+        let method = request.headers().get(&MCP_METHOD);
         if method.is_none_or(|method| method != LISTEN) {
             return next.run(request).await;
         }

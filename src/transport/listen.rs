@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
@@ -19,7 +19,7 @@ use rmcp::model::{
 
 use super::http::MODERN;
 use super::wire::MAX_BYTES;
-use super::{early, failed, refuse};
+use super::{MCP_METHOD, MCP_PROTOCOL_VERSION, early, failed, refuse};
 use crate::mcp::{Hearing, Listener, Named, RETRY, Shared, Visit, knows_listeners};
 
 /// How often a silent stream says that it lives.
@@ -61,18 +61,18 @@ pub(super) async fn serve(
 
 /// By its headers; rmcp answers those that lack one.
 fn is_for_us(headers: &HeaderMap) -> bool {
-    let is = |name: &str, wanted: &str| {
+    let is = |name: &HeaderName, wanted: &str| {
         let mut values = headers.get_all(name).iter();
         values.next().is_some_and(|value| value == wanted) && values.next().is_none()
     };
-    is("mcp-method", METHOD)
-        && is("mcp-protocol-version", MODERN)
+    is(&MCP_METHOD, METHOD)
+        && is(&MCP_PROTOCOL_VERSION, MODERN)
         && has_media_type(headers, &header::CONTENT_TYPE, "application/json")
         && has_media_type(headers, &header::ACCEPT, "application/json")
         && has_media_type(headers, &header::ACCEPT, "text/event-stream")
 }
 
-fn has_media_type(headers: &HeaderMap, name: &header::HeaderName, wanted: &str) -> bool {
+fn has_media_type(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).iter();
     values
         .filter_map(|value| value.to_str().ok())

@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use serde_json::{Value, json};
@@ -27,6 +27,12 @@ use crate::mcp::{Edge, Front, Shared};
 
 pub use http::{router, router_of_rmcp};
 use wire::Refusal;
+
+// Names that are texts are parsed anew for every look.
+static MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
+static MCP_NAME: HeaderName = HeaderName::from_static("mcp-name");
+static MCP_PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+static X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 
 /// Serves one client on standard input and output, until it closes them or the app stops.
 pub async fn serve_stdio(app: App) -> anyhow::Result<()> {

@@ -10,13 +10,14 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 use rmcp::model::ProtocolVersion;
 use tower_service::Service;
 
 use super::http::{MODERN, named};
-use super::{answer, body, early, failed};
+use super::{MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, answer, body, early, failed};
 use crate::error::Error;
 use crate::mcp::{Plain, RETRY, Shared, Visit, number};
 
@@ -46,7 +47,7 @@ impl Service<Request> for Short {
     fn call(&mut self, request: Request) -> Self::Future {
         let Self { shared, mut long } = self.clone();
         Box::pin(async move {
-            if tool(request.method(), request.headers()).is_none() {
+            if !is_plain(request.method(), request.headers()) {
                 return long.call(request).await;
             }
             let (parts, body) = request.into_parts();
@@ -60,7 +61,7 @@ impl Service<Request> for Short {
                 let bound = shared.app.config.tenant.as_ref();
                 let tenant = named(bound, path, &parts.headers).ok()?;
                 let call = Plain::read(&shared, tenant.as_ref(), &body)?;
-                (tool(&parts.method, &parts.headers)? == call.tool()).then_some(call)
+                (only(&parts.headers, &MCP_NAME)? == call.tool()).then_some(call)
             };
             if let Some(call) = call() {
                 return Ok(early::begin_early(respond(call), body).await);
@@ -77,7 +78,7 @@ pub(super) async fn in_session(
     visit: &Arc<Visit>,
     request: Request,
 ) -> Result<Response, Request> {
-    if !is_plain(request.method(), request.headers()) {
+    if !is_plain_in_session(request.method(), request.headers()) {
         return Err(request);
     }
     let (parts, body) = request.into_parts();
@@ -98,7 +99,7 @@ pub(super) async fn in_session(
 }
 
 /// Whether a request of a session has the headers that a plain call comes with.
-fn is_plain(method: &Method, headers: &HeaderMap) -> bool {
+fn is_plain_in_session(method: &Method, headers: &HeaderMap) -> bool {
     let is_known = |version: &str| {
         let known = ProtocolVersion::KNOWN_VERSIONS.iter();
         known
@@ -106,11 +107,11 @@ fn is_plain(method: &Method, headers: &HeaderMap) -> bool {
             .any(|known| known == version)
     };
     method == Method::POST
-        && only(headers, "content-type") == Some("application/json")
-        && only(headers, "accept").is_some_and(|accept| ACCEPTS.contains(&accept))
-        && (!headers.contains_key("mcp-protocol-version")
-            || only(headers, "mcp-protocol-version").is_some_and(is_known))
-        && !headers.contains_key("mcp-method")
+        && only(headers, &CONTENT_TYPE) == Some("application/json")
+        && only(headers, &ACCEPT).is_some_and(|accept| ACCEPTS.contains(&accept))
+        && (!headers.contains_key(&MCP_PROTOCOL_VERSION)
+            || only(headers, &MCP_PROTOCOL_VERSION).is_some_and(is_known))
+        && !headers.contains_key(&MCP_METHOD)
 }
 
 /// A whole answer, as rmcp sends it: an event without a message first, then one with it.
@@ -125,24 +126,22 @@ fn events(message: &[u8], number: u64) -> Response {
 }
 
 /// The value of a header that there is once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// The tool that the headers name, if they are what a plain call comes with.
-fn tool<'a>(method: &Method, headers: &'a HeaderMap) -> Option<&'a str> {
-    let only = |name| only(headers, name);
-    let is_plain = method == Method::POST
-        && only("mcp-method")? == "tools/call"
-        && only("mcp-protocol-version")? == MODERN
-        && only("content-type")? == "application/json"
-        && ACCEPTS.contains(&only("accept")?);
-    if is_plain { only("mcp-name") } else { None }
+/// Whether a request has the headers that a plain call comes with.
+fn is_plain(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::POST
+        && only(headers, &MCP_METHOD) == Some("tools/call")
+        && only(headers, &MCP_PROTOCOL_VERSION) == Some(MODERN)
+        && only(headers, &CONTENT_TYPE) == Some("application/json")
+        && only(headers, &ACCEPT).is_some_and(|accept| ACCEPTS.contains(&accept))
 }
 
 async fn respond(call: Plain) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json")];
+    let headers = [(CONTENT_TYPE, "application/json")];
     (headers, call.answer().await).into_response()
 }
