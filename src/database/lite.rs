@@ -39,7 +39,7 @@ impl Lite {
         lite.switch_to_wal().map_err(fault::of_sqlite)?;
         lite.connection
             .pragma_update(None, "synchronous", "FULL")
-            .and_then(|()| lite.connection.pragma_update(None, "cache_size", -16_384))
+            .and_then(|()| lite.connection.pragma_update(None, "cache_size", -8_192))
             .and_then(|()| lite.connection.pragma_update(None, "foreign_keys", "OFF"))
             // Pages that change with every group are copied into the file once for many groups.
             .and_then(|()| {

@@ -94,7 +94,8 @@ impl Message {
 pub(crate) struct Pipe {
     runtime: Runtime,
     client: Client,
-    statements: HashMap<&'static str, Statement>,
+    /// By where their texts lie, and how long they are.
+    statements: HashMap<(usize, usize), Statement>,
     /// Messages for the next flight, each with the number of the operation that it belongs to.
     deferred: Vec<(usize, Message)>,
     operation: usize,
@@ -328,12 +329,13 @@ impl Pipe {
         values: Vec<Param>,
         expected: Option<u64>,
     ) -> Result<Message> {
-        let statement = if let Some(statement) = self.statements.get(sql) {
+        let place = (sql.as_ptr().addr(), sql.len());
+        let statement = if let Some(statement) = self.statements.get(&place) {
             statement.clone()
         } else {
             let prepared = self.runtime.block_on(self.client.prepare(sql));
             let statement = prepared.map_err(|error| self.fail(error, self.operation))?;
-            self.statements.insert(sql, statement.clone());
+            self.statements.insert(place, statement.clone());
             statement
         };
         if statement.params().len() != values.len() {
