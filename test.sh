@@ -173,7 +173,12 @@ quick) quick ;;
 postgres) on_postgres ;;
 clients) release && clients ;;
 torture) need_postgres && release && torture 200 5400 ;;
-bench) release && step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true ;;
+bench)
+    if release; then
+        step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true
+        step "what must not grow" 1800 python3 benches/scale.py "$binary" || true
+    fi
+    ;;
 *)
     sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2

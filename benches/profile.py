@@ -19,21 +19,21 @@ from server import ADDRESS, environment
 CALLS = {"task_dispatch": ("http", DISPATCH, 2_000), "task_get": ("http", GET, 2_000), "lives": ("lives", [], 400)}
 # What is told apart: a name for people, and the function that stands for it.
 PARTS = [
-    ("connection, HTTP parsing and framing, all of the request's handling", "hyper::proto::h1::dispatch::Dispatcher<D,Bs,I,T>::poll_catch"),
+    ("connection, HTTP parsing and framing, all of the request's handling", "tokio::runtime::task::raw::poll"),
     ("· guard of hosts and origins, and behind it", "baton::http::guard::caught::{{closure}}"),
-    ("· reading the message", "baton::mcp::plain::Plain::read"),
+    ("· reading the message", "baton::mcp::plain::Plain::read_within"),
     ("· the call: checks, operation or its way to the writer, and back", "baton::catalog::Catalog::call::{{closure}}"),
     ("· schema and bounds of the input", "baton::op::schema::check"),
-    ("· writing the answer", "rmcp::model::_::<impl serde_core::ser::Serialize for rmcp::model::JsonRpcMessage<Req,Resp,Noti>>::serialize"),
+    ("· writing the answer", "baton::mcp::plain::Reply::write"),
     ("rmcp's service loop (calls that wait)", "rmcp::service::serve_inner::{{closure}}"),
-    ("the writer's groups", "baton::store::sqlite::commit_group"),
+    ("the writer's groups", "baton::store::sqlite::Writer::commit"),
     ("· operations", "<baton::store::job::JobOf<T,F> as baton::store::job::Job>::run"),
     ("· hashes of the log", "baton::store::log::chain"),
     ("· the same payload's fingerprint", "baton::tasks::fingerprint"),
     ("SQLite, on either side", "sqlite3_step"),
     ("· into tables and indexes", "sqlite3BtreeInsert"),
     ("· the log of writes (WAL)", "pagerWalFrames"),
-    ("parameters of statements", "baton::database::lite::bind"),
+    ("parameters of statements", "baton::database::lite::Lite::bind"),
     ("memory", "__rustc::__rust_alloc"),
 ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 """Measures what must not grow: scale.py BINARY [--tasks N] [--calls N]
 
 Claims with few and with many waiting tasks, pages of task_list at the top and deep down with rare filters, memory after
-many calls, start and idle memory. Uses the load generator that run.py built. Prints Markdown tables.
+many calls and of many who wait, start. Uses the load generator that run.py built. Prints Markdown tables.
 """
 
 import argparse
@@ -10,6 +10,9 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+import resource
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -183,6 +186,58 @@ def memory(binary, calls):
           f"{late:.0f} MiB after {calls:,} ({late / early - 1:+.0%}).", flush=True)  # fmt: skip
 
 
+def ask(url, message, headers):
+    """Sends one request on a connection of its own, and returns that with the beginning of the answer."""
+    host = url.removeprefix("http://")
+    body = json.dumps(message).encode() if message else b""
+    headers = {"Host": host, "Content-Type": "application/json", "Accept": "application/json, text/event-stream",
+               "Content-Length": len(body)} | headers  # fmt: skip
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection = socket.create_connection(host.rsplit(":", 1))
+    connection.sendall(f"{'POST' if message else 'GET'} /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
+    answer = connection.recv(65536).decode()
+    if not answer.startswith("HTTP/1.1 200 "):
+        sys.exit(f"scale: {answer}")
+    return connection, answer
+
+
+def listener(url):
+    """An open stream of `subscriptions/listen`."""
+    wanted = {"resourceSubscriptions": ["baton://tasks/x"]}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {"notifications": wanted, "_meta": META}}
+    return ask(url, message, {"MCP-Protocol-Version": "2026-07-28", "MCP-Method": "subscriptions/listen"})[0]
+
+
+def session(url):
+    """The open event stream of a legacy session that made a call."""
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "scale", "version": "1"}}
+    begun, answer = ask(url, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}, {})
+    name = {"Mcp-Session-Id": re.search(r"(?i)^mcp-session-id: (\S+)", answer, re.MULTILINE).group(1)}
+    call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "task_list", "arguments": {}}}
+    called, _ = ask(url, call, name)
+    begun.close()
+    called.close()
+    return ask(url, None, name)[0]
+
+
+def waiting(binary):
+    """What one of many who wait costs, after others came and went."""
+    print("\n| waiting | KB each |\n|---|---|")
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+    for name, count, wait in ("idle modern listeners", 2_000, listener), ("legacy sessions with an event stream", 500, session):
+        with Folder(binary) as folder, folder.server() as server:
+            for early in [wait(server.url) for _ in range(50)]:
+                early.close()
+            time.sleep(1)
+            before = resident(server.process.pid)
+            there = [wait(server.url) for _ in range(count)]
+            time.sleep(1)
+            print(f"| {count:,} {name} | {(resident(server.process.pid) - before) * 1024 / count:.1f} |", flush=True)
+            for connection in there:
+                connection.close()
+
+
 def start(binary):
     times = []
     with tempfile.TemporaryDirectory(prefix="baton-scale-") as data:
@@ -215,6 +270,7 @@ def main():
     start(binary)
     claims(binary, given.tasks)
     pages(binary, given.tasks)
+    waiting(binary)
     memory(binary, given.calls)
 
 
