@@ -22,8 +22,9 @@ from load import OPTIONS, Load
 from server import Server, environment
 from wire import Http, Lost, Refused, Unavailable
 
-SMALL = "8m"
-BALLAST = 3 << 20
+# More than the log of writes takes before it is moved into the file (16 MiB), or nothing else would fit.
+SMALL = "64m"
+BALLAST = 32 << 20
 # How long a file may grow at last.
 LIMIT = 6 << 20
 PAGE = 4096
