@@ -193,6 +193,28 @@ async fn two_processes_that_write_for_one_tenant_number_one_log() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_has_read_no_other_changes_before_it_has_written() {
+    let home = Home::new();
+    let stores = [home.open(), home.open()];
+    let name = tenant();
+    let turns = (0..100_usize).map(|number| {
+        stores[number % 2].write(&name, move |tx| {
+            let mut rows = tx.query(
+                "SELECT count(*) FROM task_dependencies WHERE tenant_id = $1",
+                &[tx.tenant().into()],
+            )?;
+            let count: i64 = rows[0].get(0)?;
+            insert(tx, &number.to_string())?;
+            Ok(count)
+        })
+    });
+    let counts = join_all(turns).await.into_iter();
+    let mut counts: Vec<i64> = counts.map(Result::unwrap).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, (0..100).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
