@@ -237,7 +237,8 @@ impl Ctx {
             .await
     }
 
-    fn scope(&self) -> Scope {
+    /// What an operation that starts now may know.
+    pub fn scope(&self) -> Scope {
         Scope {
             actor: self.actor.clone(),
             now: self.system.0.clock.now(),

@@ -121,8 +121,25 @@ impl Op {
         I: DeserializeOwned + JsonSchema + Send + Sync + 'static,
         O: Serialize + JsonSchema + Send + 'static,
     {
+        Self::write_ordered(name, permission, |_, input: I| Ok(input), operation)
+    }
+
+    /// An operation that writes, whose input `order` makes ready before it waits for its turn. What needs no database is
+    /// done there: writers are few.
+    pub fn write_ordered<I, P, O>(
+        name: &'static str,
+        permission: Permission,
+        order: fn(&Scope, I) -> Result<P>,
+        operation: fn(&Scope, &mut Tx<'_>, &P) -> Result<O>,
+    ) -> Self
+    where
+        I: DeserializeOwned + JsonSchema + Send + Sync + 'static,
+        P: Send + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+    {
         let op = Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
-            ctx.write(move |scope, tx| operation(scope, tx, &input))
+            let order = order(&ctx.scope(), input)?;
+            ctx.write(move |scope, tx| operation(scope, tx, &order))
                 .await
         });
         Self {

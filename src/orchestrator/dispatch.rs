@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
+use crate::events;
 use crate::id::{AgentId, TaskId};
 use crate::op;
 use crate::store::Tx;
-use crate::tasks::settle::settle;
+use crate::tasks::settle::{settle, tellable};
+use crate::tasks::store::NewTask;
 use crate::tasks::{
     ExecutionContext, OnDependencyFailure, OrchestratorInfo, Priority, Run, Spec, State, Task,
-    TaskType, fingerprint, store, tell_with,
+    TaskType, fingerprint, store,
 };
 
 /// What an orchestrator asks for.
@@ -85,33 +88,51 @@ pub(super) struct Dispatched {
 const DEFAULT_TIMEOUT_SECONDS: u32 = 3_600;
 const DEFAULT_RETRIES: u32 = 2;
 
-pub(crate) fn dispatch(scope: &Scope, tx: &mut Tx<'_>, input: &Dispatch) -> Result<Dispatched> {
-    let fingerprint = fingerprint_of(input)?;
-    if let Some(id) = &input.task_id
-        && let Some(task) = store::find(tx, id)?
-    {
-        return repeated(task, &fingerprint);
+/// A dispatch on its way to the writer: all that can be worked out without the database is worked out before it waits.
+pub(super) struct Order {
+    task: Task,
+    /// Whether the caller named it, and may so have named it before.
+    is_named: bool,
+    row: NewTask,
+    told: Box<RawValue>,
+}
+
+/// Makes a dispatch ready.
+pub(super) fn order(scope: &Scope, input: Dispatch) -> Result<Order> {
+    if let Some(schema) = &input.result_schema {
+        op::compile(&Value::Object(schema.clone()))
+            .map_err(|error| Error::invalid_at("/result_schema", error))?;
     }
-    let id = input
-        .task_id
-        .clone()
-        .unwrap_or_else(|| TaskId::mint(scope.now(), scope.random()));
-    check(tx, input, &id)?;
-    let mut task = create(scope, input, id, fingerprint);
-    store::insert(tx, &task)?;
-    tell_with(
-        scope,
-        tx,
-        "dev.baton.task.dispatched",
-        &task,
-        Record::of(&task),
-    )?;
-    if task.state == State::Blocked {
+    let is_named = input.task_id.is_some();
+    let task = create(scope, input)?;
+    Ok(Order {
+        row: NewTask::of(&task)?,
+        told: tellable(&task, Some(Record::of(&task)))?,
+        task,
+        is_named,
+    })
+}
+
+pub(super) fn dispatch(scope: &Scope, tx: &mut Tx<'_>, order: &Order) -> Result<Dispatched> {
+    let task = &order.task;
+    if order.is_named
+        && let Some(known) = store::find(tx, &task.id)?
+    {
+        return repeated(known, &task.fingerprint);
+    }
+    check(tx, task)?;
+    store::insert(tx, task, &order.row)?;
+    let kind = "dev.baton.task.dispatched";
+    events::append(scope, tx, kind, task.id.as_str(), &order.told)?;
+    let mut state = task.state;
+    if state == State::Blocked {
+        let mut task = task.clone();
         settle(scope, tx, &mut task)?;
+        state = task.state;
     }
     Ok(Dispatched {
-        task_id: task.id,
-        state: task.state,
+        task_id: task.id.clone(),
+        state,
         created: true,
     })
 }
@@ -146,8 +167,9 @@ fn repeated(task: Task, fingerprint: &str) -> Result<Dispatched> {
     ))
 }
 
-fn check(tx: &mut Tx<'_>, input: &Dispatch, id: &TaskId) -> Result<()> {
-    for (index, dependency) in input.depends_on.iter().enumerate() {
+fn check(tx: &mut Tx<'_>, task: &Task) -> Result<()> {
+    let (id, spec) = (&task.id, &task.spec);
+    for (index, dependency) in spec.depends_on.iter().enumerate() {
         if dependency == id {
             return Err(Error::invalid_at(
                 format!("/depends_on/{index}"),
@@ -159,7 +181,7 @@ fn check(tx: &mut Tx<'_>, input: &Dispatch, id: &TaskId) -> Result<()> {
             return Err(Error::invalid_at(format!("/depends_on/{index}"), message));
         }
     }
-    if let Some(parent) = &input.parent_task_id {
+    if let Some(parent) = &spec.parent_task_id {
         if parent == id {
             return Err(Error::invalid_at(
                 "/parent_task_id",
@@ -173,25 +195,22 @@ fn check(tx: &mut Tx<'_>, input: &Dispatch, id: &TaskId) -> Result<()> {
             ));
         }
     }
-    match &input.result_schema {
-        Some(schema) => op::compile(&Value::Object(schema.clone()))
-            .map(drop)
-            .map_err(|error| Error::invalid_at("/result_schema", error)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-fn create(scope: &Scope, input: &Dispatch, id: TaskId, fingerprint: String) -> Task {
-    let context = &input.execution_context;
+fn create(scope: &Scope, input: Dispatch) -> Result<Task> {
+    let fingerprint = fingerprint_of(&input)?;
+    let context = input.execution_context;
     let orchestrator = input
         .orchestrator_info
-        .clone()
         .map(|orchestrator| OrchestratorInfo {
             timestamp: Some(orchestrator.timestamp.unwrap_or(scope.now())),
             ..orchestrator
         });
-    Task {
-        id,
+    Ok(Task {
+        id: input
+            .task_id
+            .unwrap_or_else(|| TaskId::mint(scope.now(), scope.random())),
         created_at: scope.now(),
         updated_at: scope.now(),
         state: if input.depends_on.is_empty() {
@@ -201,28 +220,28 @@ fn create(scope: &Scope, input: &Dispatch, id: TaskId, fingerprint: String) -> T
         },
         priority: input.priority,
         spec: Spec {
-            title: input.title.clone(),
-            description: input.description.clone(),
+            title: input.title,
+            description: input.description,
             task_type: input.task_type,
             orchestrator,
             timeout_seconds: context.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS),
             max_retries: context.max_retries.unwrap_or(DEFAULT_RETRIES),
-            resource_limits: context.resource_limits.clone(),
-            task_data: input.task_data.clone(),
-            depends_on: input.depends_on.clone(),
+            resource_limits: context.resource_limits,
+            task_data: input.task_data,
+            depends_on: input.depends_on,
             on_dependency_failure: input.on_dependency_failure,
-            required_capabilities: input.required_capabilities.clone(),
-            assigned_to: input.assigned_to.clone(),
-            project_id: input.project_id.clone(),
-            parent_task_id: input.parent_task_id.clone(),
-            result_schema: input.result_schema.clone(),
+            required_capabilities: input.required_capabilities,
+            assigned_to: input.assigned_to,
+            project_id: input.project_id,
+            parent_task_id: input.parent_task_id,
+            result_schema: input.result_schema,
         },
         run: Run::default(),
         result: None,
         report: None,
         fingerprint,
         is_awaited: false,
-    }
+    })
 }
 
 /// What the log keeps of a dispatch: all but the data, which may be large.

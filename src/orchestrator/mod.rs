@@ -19,7 +19,7 @@ use crate::tasks::{Task, store};
 pub fn operations() -> Vec<Op> {
     use Permission::{Orchestrate, Read};
     vec![
-        Op::write("task_dispatch", Orchestrate, dispatch::dispatch)
+        Op::write_ordered("task_dispatch", Orchestrate, dispatch::order, dispatch::dispatch)
             .about("Dispatch a task", "Hand out a piece of work and return at once. Dispatch all tasks first, then wait for them with task_wait.")
             .idempotent()
             .alias(&[("type", "task_type")])

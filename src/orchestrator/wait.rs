@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::dispatch::{Dispatch, dispatch};
+use super::dispatch::{Dispatch, dispatch, order};
 use crate::ctx::{Ctx, Progress, WaitingPlace};
 use crate::error::Result;
 use crate::id::TaskId;
@@ -155,8 +155,9 @@ pub(crate) async fn run(ctx: Ctx, input: RunTask) -> Result<Ran> {
         0 => None,
         _ => Some(ctx.place_to_wait()?),
     };
+    let order = order(&ctx.scope(), request)?;
     let task_id = ctx
-        .write(move |scope, tx| dispatch(scope, tx, &request))
+        .write(move |scope, tx| dispatch(scope, tx, &order))
         .await?
         .task_id;
     let task_ids = BTreeSet::from([task_id.clone()]);

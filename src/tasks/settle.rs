@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::report::{Account, Report};
 use super::store::Columns;
 use super::{Ending, Message, OnDependencyFailure, Reason, State, Task, store};
 use crate::ctx::Scope;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events;
 use crate::id::{AgentId, TaskId};
 use crate::store::Tx;
@@ -51,7 +52,17 @@ fn append(
     task: &Task,
     detail: Option<impl Serialize>,
 ) -> Result<()> {
-    let change = Change {
+    let change = change(task, detail);
+    events::append(scope, tx, kind, task.id.as_str(), &change).map(drop)
+}
+
+/// What an event about `task` will say, for one that is written down before its transaction.
+pub(crate) fn tellable(task: &Task, detail: Option<impl Serialize>) -> Result<Box<RawValue>> {
+    to_raw_value(&change(task, detail)).map_err(Error::internal)
+}
+
+fn change<D>(task: &Task, detail: Option<D>) -> Change<'_, D> {
+    Change {
         task_id: &task.id,
         state: task.state,
         attempt: task.run.attempt,
@@ -59,8 +70,7 @@ fn append(
         outcome: task.run.outcome,
         cause: task.run.cause.as_deref(),
         detail,
-    };
-    events::append(scope, tx, kind, task.id.as_str(), &change).map(drop)
+    }
 }
 
 /// Ends `task` for good: report, event, and everything that waited for it.

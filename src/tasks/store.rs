@@ -53,15 +53,14 @@ fn lane(task: &Task) -> String {
         .join(",")
 }
 
-pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task) -> Result<()> {
-    let spec = &task.spec;
-    let task_type = serde_json::to_value(spec.task_type).map_err(Error::internal)?;
-    tx.put(
-        "INSERT INTO tasks (tenant_id, task_id, created_at, updated_at, state, task_type, priority, project_id,
-             parent_task_id, assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run)
-         VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, 0, $12, $13, $14, $15)",
-        vals![
-            tx.tenant(),
+/// A task as [`insert`] writes it, but for its tenant.
+pub(crate) struct NewTask([Value; 14]);
+
+impl NewTask {
+    pub(crate) fn of(task: &Task) -> Result<Self> {
+        let spec = &task.spec;
+        let task_type = serde_json::to_value(spec.task_type).map_err(Error::internal)?;
+        Ok(Self(vals![
             &task.id,
             task.created_at,
             task.state.name(),
@@ -76,9 +75,19 @@ pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task) -> Result<()> {
             &task.fingerprint,
             json(spec)?,
             json(&task.run)?,
-        ],
+        ]))
+    }
+}
+
+pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task, row: &NewTask) -> Result<()> {
+    let values = std::iter::once(tx.tenant().into()).chain(row.0.iter().cloned());
+    tx.put(
+        "INSERT INTO tasks (tenant_id, task_id, created_at, updated_at, state, task_type, priority, project_id,
+             parent_task_id, assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run)
+         VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, 0, $12, $13, $14, $15)",
+        values.collect::<Vec<_>>(),
     )?;
-    for dependency in &spec.depends_on {
+    for dependency in &task.spec.depends_on {
         tx.put(
             "INSERT INTO task_dependencies (tenant_id, task_id, depends_on) VALUES ($1, $2, $3)",
             vals![tx.tenant(), &task.id, dependency],
