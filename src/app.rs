@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -30,6 +31,8 @@ pub struct App {
     pub system: System,
     /// The one table of operations.
     pub catalog: Arc<Catalog>,
+    /// Who may come in.
+    pub access: Arc<Access>,
     /// The settings.
     pub config: Arc<Config>,
     stopping: CancellationToken,
@@ -45,8 +48,9 @@ impl App {
         let store = Store::open(&place(&config)?, Hub::default(), &clock)?;
         let system = System::new(store, clock, random, config.limits.clone());
         Ok(Self {
-            system,
             catalog: Arc::new(Catalog::new()),
+            access: Arc::new(Access::new(system.clone(), config.auth.clone())),
+            system,
             config: Arc::new(config),
             stopping: CancellationToken::new(),
             workers: TaskTracker::new(),

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::id::TenantId;
+use crate::secret::Secret;
 
 /// What a user may set. Every field is a flag, a `BATON_…` variable and a line of `baton.toml`.
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
@@ -30,11 +31,20 @@ pub struct Settings {
         value_name = "URL",
         hide_env_values = true
     )]
-    pub database: Option<DatabaseUrl>,
+    pub database: Option<Secret>,
 
     /// Bind this process to one tenant; without it, callers choose and "default" is who chooses none
     #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
+
+    /// Who may come in: none (everybody; loopback and pipes only), keys (`baton key create`) [default: none]
+    #[arg(long, env = "BATON_AUTH", value_name = "WAYS", value_delimiter = ',')]
+    #[serde(default)]
+    pub auth: Vec<Auth>,
+
+    /// The key that this process shows: to the server that it calls (`call`, `work`), or for its client (`stdio`)
+    #[arg(long, env = "BATON_KEY", value_name = "KEY", hide_env_values = true)]
+    pub key: Option<Secret>,
 
     /// What to log: error, warn, info, debug, trace, or per module as in `info,baton::store=debug` [default: info]
     #[arg(long, env = "BATON_LOG_LEVEL", value_name = "LEVEL")]
@@ -89,27 +99,14 @@ pub struct Settings {
     pub max_connections: Option<u32>,
 }
 
-/// Where a database is. It may hold a password, so nothing shows it.
-#[derive(Clone, Deserialize)]
-pub struct DatabaseUrl(String);
-
-impl DatabaseUrl {
-    /// The URL, with its password.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for DatabaseUrl {
-    fn from(url: String) -> Self {
-        Self(url)
-    }
-}
-
-impl std::fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DatabaseUrl(…)")
-    }
+/// How callers prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Not at all: whoever comes may do everything, in every tenant.
+    None,
+    /// With a key of this server.
+    Keys,
 }
 
 /// How log lines look.
@@ -131,9 +128,13 @@ pub struct Config {
     /// Where the data lies.
     pub data: PathBuf,
     /// Which database holds the data instead.
-    pub database: Option<DatabaseUrl>,
+    pub database: Option<Secret>,
     /// The tenant that this process is bound to.
     pub tenant: Option<TenantId>,
+    /// How callers prove who they are; never empty.
+    pub auth: Vec<Auth>,
+    /// The key that this process shows.
+    pub key: Option<Secret>,
     /// What to log.
     pub log_level: String,
     /// How to log.
@@ -193,10 +194,15 @@ impl Settings {
             .listen
             .or(file.listen)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5050)));
-        if !listen.ip().is_loopback() {
+        let auth = match (self.auth.is_empty(), file.auth.is_empty()) {
+            (false, _) => self.auth,
+            (true, false) => file.auth,
+            (true, true) => vec![Auth::None],
+        };
+        if !listen.ip().is_loopback() && auth.contains(&Auth::None) {
             bail!(
-                "listening on {listen} would let everyone in: there is no authentication yet, so only loopback \
-                 addresses are served; use --listen 127.0.0.1:{} behind a reverse proxy that authenticates",
+                "listening on {listen} would let everyone in; add --auth keys (and make keys with `baton key create`), \
+                 or listen on 127.0.0.1:{} only",
                 listen.port()
             );
         }
@@ -224,6 +230,8 @@ impl Settings {
             data,
             database: self.database.or(file.database),
             tenant: self.tenant.or(file.tenant),
+            auth,
+            key: self.key.or(file.key),
             log_level: self
                 .log_level
                 .or(file.log_level)

@@ -10,6 +10,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::id::{LeaseToken, TenantId};
+use crate::principal::Principal;
 use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
 
@@ -96,18 +97,32 @@ impl System {
             system: self.clone(),
             tenant,
             actor: "baton".into(),
+            principal: None,
             progress: None,
         }
     }
 
-    /// A context for a caller who was let in.
+    /// A context for a caller who may do everything, unless [`Ctx::of`] says who he is.
     pub fn ctx(&self, tenant: TenantId, actor: &str) -> Ctx {
         Ctx {
             system: self.clone(),
             tenant,
             actor: actor.into(),
+            principal: None,
             progress: None,
         }
+    }
+
+    /// Changes what belongs to the server itself or to all tenants.
+    ///
+    /// # Errors
+    /// What `operation` answers, or `Unavailable` when the store can't take it now.
+    pub async fn command<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut SystemTx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.0.store.command(operation).await
     }
 
     /// Reads over all tenants, for workers that look for what is due.
@@ -143,6 +158,8 @@ pub struct Ctx {
     system: System,
     tenant: TenantId,
     actor: Arc<str>,
+    /// Who was let in; `None` where nobody is asked who he is.
+    principal: Option<Arc<Principal>>,
     progress: Option<mpsc::Sender<Progress>>,
 }
 
@@ -150,6 +167,21 @@ impl Ctx {
     /// The tenant that this call is for.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// The same call of somebody who proved who he is: the log shows him.
+    #[must_use]
+    pub fn of(mut self, principal: Option<&Arc<Principal>>) -> Self {
+        if let Some(principal) = principal {
+            self.actor = principal.name.clone();
+            self.principal = Some(principal.clone());
+        }
+        self
+    }
+
+    /// Who was let in; `None` where nobody is asked who he is.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_deref()
     }
 
     /// The clock.
@@ -243,6 +275,7 @@ impl Ctx {
             actor: self.actor.clone(),
             now: self.system.0.clock.now(),
             steady: self.system.0.clock.steady(),
+            principal: self.principal.clone(),
             system: self.system.clone(),
         }
     }
@@ -254,6 +287,7 @@ pub struct Scope {
     actor: Arc<str>,
     now: Time,
     steady: Time,
+    principal: Option<Arc<Principal>>,
     system: System,
 }
 
@@ -261,6 +295,11 @@ impl Scope {
     /// Who calls, as the log shows it.
     pub fn actor(&self) -> &str {
         &self.actor
+    }
+
+    /// Who was let in; `None` where nobody is asked who he is.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_deref()
     }
 
     /// The wall clock, for timestamps.
@@ -284,16 +323,20 @@ impl Scope {
     }
 }
 
-/// The tenant of a call, from every place that may name one. `bound` is what the process or credential is bound to; a
-/// tenant named in two places must agree.
+/// The tenant of a call, from every place that may name one. `bound` is what the process is bound to; a tenant named in
+/// two places must agree, and be one of those that the caller has. Who names none and has one alone means that.
 ///
 /// # Errors
-/// `tenant_conflict` when two places disagree, `invalid_tenant` when a name is not one.
+/// `tenant_conflict` when two places disagree or the caller has no such tenant, whether or not there is one;
+/// `invalid_tenant` when a name is not one; `tenant_required` when it can't be told which one is meant.
 pub fn choose_tenant(
+    principal: Option<&Principal>,
     bound: Option<&TenantId>,
     named: &[(&'static str, Option<&str>)],
 ) -> Result<TenantId> {
-    let mut chosen = bound.cloned();
+    let mut chosen = bound
+        .or(principal.and_then(Principal::sole_tenant))
+        .cloned();
     for (place, name) in named
         .iter()
         .filter_map(|(place, name)| name.map(|name| (place, name)))
@@ -313,5 +356,17 @@ pub fn choose_tenant(
             _ => chosen = Some(tenant),
         }
     }
-    Ok(chosen.unwrap_or_else(TenantId::default_tenant))
+    let is_named = chosen.is_some();
+    let tenant = chosen.unwrap_or_else(TenantId::default_tenant);
+    match principal {
+        Some(principal) if !principal.has(&tenant) && !is_named => Err(Error::invalid(
+            "tenant_required",
+            "this credential is for several tenants; name one, with the header X-Tenant-ID for example",
+        )),
+        Some(principal) if !principal.has(&tenant) => Err(Error::invalid(
+            "tenant_conflict",
+            "this credential is for other tenants than the one that is named",
+        )),
+        _ => Ok(tenant),
+    }
 }

@@ -3,14 +3,16 @@
 //!
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
-//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`config`]: foundations;
+//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
 //! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
+//! - [`access`]: who may come in;
 //! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations;
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
+pub mod access;
 pub mod app;
 pub mod catalog;
 pub mod cli;
@@ -30,7 +32,9 @@ pub mod op;
 pub mod orchestrator;
 pub mod outbound;
 pub mod page;
+pub mod principal;
 pub mod random;
+pub mod secret;
 pub mod sessions;
 pub mod store;
 pub mod tasks;

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::ctx::Ctx;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::op::{Content, Item, Op, Prompt, Resource};
 use crate::page::Position;
-use crate::{end_task, executor, orchestrator};
+use crate::{access, end_task, executor, orchestrator};
 
 pub use published::{Published, schemas};
 
@@ -44,6 +44,7 @@ impl Catalog {
             orchestrator::operations(),
             executor::operations(),
             end_task::operations(),
+            access::keys::operations(),
         ]
         .into_iter()
         .flatten()
@@ -89,12 +90,20 @@ impl Catalog {
         })
     }
 
-    /// Calls the operation `name`.
+    /// Calls the operation `name`. A refusal of somebody known is written down.
     ///
     /// # Errors
     /// `unknown_operation`; `invalid_input`; what the operation answers.
     pub async fn call(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Value> {
-        self.require(name)?.call(ctx, input).await
+        let op = self.require(name)?;
+        let known = ctx.principal().map(|_| ctx.clone());
+        let outcome = op.call(ctx, input).await;
+        if let (Some(ctx), Err(error)) = (known, &outcome)
+            && error.kind() == Kind::Forbidden
+        {
+            access::note_refusal(&ctx, name, error).await;
+        }
+        outcome
     }
 
     /// Checks `payload` against the published schema `name`, for callers that promised to send exactly that.
@@ -137,7 +146,7 @@ impl Catalog {
         ctx.read(move |scope, tx| read(scope, tx, &params))
             .await
             .map_err(|error| {
-                if error.kind() == crate::error::Kind::NotFound {
+                if error.kind() == Kind::NotFound {
                     unknown_resource(uri)
                 } else {
                     error

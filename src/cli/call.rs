@@ -55,7 +55,7 @@ impl Target {
             let url = url.strip_suffix("/mcp").unwrap_or(url);
             return Ok((Remote::rest(url, config.tenant)?, None));
         }
-        let tenant = choose_tenant(config.tenant.as_ref(), &[])?;
+        let tenant = choose_tenant(None, config.tenant.as_ref(), &[])?;
         let app = open(config)?;
         let remote = Remote::local(app.catalog.clone(), app.system.ctx(tenant, actor));
         Ok((remote, Some(app)))

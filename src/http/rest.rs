@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
 use crate::op::{Op, Route};
+use crate::principal::Principal;
 
 /// Bytes of a body at most.
 const BODY: usize = 1024 * 1024;
@@ -96,7 +97,7 @@ impl Endpoint {
     async fn call(&self, request: Request) -> Result<Value, Problem> {
         let (mut parts, body) = request.into_parts();
         let (tenant, path) = self.path(&mut parts).await?;
-        let ctx = self.ctx(tenant.as_deref(), &parts.headers)?;
+        let ctx = self.ctx(tenant.as_deref(), &parts)?;
         let query = Query::<Texts>::try_from_uri(&parts.uri)
             .map_err(|rejection| Error::invalid_at("", rejection.body_text()))?;
         let mut input = match parts.method {
@@ -137,13 +138,15 @@ impl Endpoint {
         Ok((tenant, fields))
     }
 
-    fn ctx(&self, path: Option<&str>, headers: &HeaderMap) -> Result<Ctx, Problem> {
+    fn ctx(&self, path: Option<&str>, parts: &Parts) -> Result<Ctx, Problem> {
         let mut named = vec![("the path", path)];
         // What is not text can't be a tenant's name either; the empty text is answered as such.
-        let headers = headers.get_all(TENANT).iter();
+        let headers = parts.headers.get_all(TENANT).iter();
         named.extend(headers.map(|name| ("X-Tenant-ID", Some(name.to_str().unwrap_or("")))));
-        let tenant = choose_tenant(self.app.config.tenant.as_ref(), &named)?;
-        Ok(self.app.system.ctx(tenant, ACTOR))
+        let principal = parts.extensions.get::<Arc<Principal>>();
+        let bound = self.app.config.tenant.as_ref();
+        let tenant = choose_tenant(principal.map(Arc::as_ref), bound, &named)?;
+        Ok(self.app.system.ctx(tenant, ACTOR).of(principal))
     }
 }
 

@@ -117,14 +117,16 @@ impl Visit {
         }))
     }
 
-    /// The tenant that the session belongs to.
-    pub(super) fn owner(&self) -> TenantId {
-        self.named.tenant()
+    /// A context for the session itself, as its owner's.
+    pub(super) fn owner(&self, shared: &Shared) -> Ctx {
+        let system = &shared.app.system;
+        let ctx = system.ctx(self.named.tenant(), "mcp");
+        ctx.of(self.named.principal.as_ref())
     }
 
     /// The tenant that the session is for, where its messages name none.
     pub(super) fn tenant(&self) -> TenantId {
-        self.serves.clone().unwrap_or_else(|| self.owner())
+        self.serves.clone().unwrap_or_else(|| self.named.tenant())
     }
 
     /// A handler for this request alone.
@@ -136,7 +138,7 @@ impl Visit {
             client: self.initialize.client_info.clone(),
         };
         let session = Session::kept(self.id.clone(), begun);
-        Edge::of(shared, self.named.0.clone(), session)
+        Edge::of(shared, self.named.clone(), session)
     }
 }
 

@@ -147,7 +147,7 @@ impl Hearing {
 
     /// Whether the session is still known, as far as can be said.
     pub(crate) async fn is_known(&self, shared: &Shared) -> bool {
-        let ctx = shared.app.system.ctx(self.visit.owner(), "mcp");
+        let ctx = self.visit.owner(shared);
         !matches!(sessions::find(&ctx, &self.visit.id).await, Ok(None))
     }
 }

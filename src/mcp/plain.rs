@@ -13,11 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
-use super::server::{actor, caught};
+use super::server::{Named, actor, caught};
 use super::session::{Begun, Shared};
 use super::tools;
 use crate::ctx::{Ctx, choose_tenant};
-use crate::id::TenantId;
 
 /// A whole message. One with further members is for rmcp.
 #[derive(Deserialize)]
@@ -77,20 +76,15 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    /// Reads a message from a caller who is bound to `bound`, if it says so. `None` when it is anything but a plain call
-    /// of a tool that does not wait.
-    pub(crate) fn read(
-        shared: &Arc<Shared>,
-        bound: Option<&TenantId>,
-        text: &[u8],
-    ) -> Option<Self> {
-        Self::read_within(shared, bound, None, text)
+    /// Reads a message of `named`. `None` when it is anything but a plain call of a tool that does not wait.
+    pub(crate) fn read(shared: &Arc<Shared>, named: &Named, text: &[u8]) -> Option<Self> {
+        Self::read_within(shared, named, None, text)
     }
 
     /// As [`Plain::read`], in the session that `begun` tells of, if there is one.
     pub(super) fn read_within(
         shared: &Arc<Shared>,
-        bound: Option<&TenantId>,
+        named: &Named,
         begun: Option<&Begun>,
         text: &[u8],
     ) -> Option<Self> {
@@ -114,14 +108,16 @@ impl Plain {
         if !is_plain || op.waits(&params.arguments) {
             return None;
         }
-        let bound = bound.or(begun
+        let bound = named.tenant.as_ref().or(begun
             .filter(|begun| begun.is_bound)
             .map(|begun| &begun.tenant));
-        let tenant = choose_tenant(bound, &[("_meta", meta.tenant)]).ok()?;
+        let principal = named.principal.as_ref();
+        let chosen = [("_meta", meta.tenant)];
+        let tenant = choose_tenant(principal.map(Arc::as_ref), bound, &chosen).ok()?;
         let client = meta.client.as_ref().or(begun.map(|begun| &begun.client));
         let actor = actor(client);
         Some(Self {
-            ctx: shared.app.system.ctx(tenant, &actor),
+            ctx: shared.app.system.ctx(tenant, &actor).of(principal),
             shared: shared.clone(),
             id,
             tool: op.name,

@@ -24,23 +24,39 @@ use super::{content, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::principal::Principal;
 
 /// Where a request's `_meta` names its tenant.
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
 
-/// The tenant that the HTTP request at hand names.
+/// Who sends the HTTP request at hand, or the messages of a pipe, and for which tenant.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Named(pub(crate) Option<TenantId>);
+pub(crate) struct Named {
+    /// The tenant that path, header or process name.
+    pub(crate) tenant: Option<TenantId>,
+    /// Who was let in; `None` where nobody is asked who he is.
+    pub(crate) principal: Option<Arc<Principal>>,
+}
 
 impl Named {
-    /// Whether both are of one tenant.
+    /// Whether both are of one caller and one tenant.
     pub(crate) fn agrees(&self, other: &Self) -> bool {
-        self.tenant() == other.tenant()
+        let name = |named: &Self| named.principal.as_ref().map(|who| who.name.clone());
+        self.tenant() == other.tenant() && name(self) == name(other)
     }
 
-    /// The tenant, where `_meta` does not choose. Who names none is of the default one.
+    /// The tenant, where `_meta` does not choose. Who names none is of the default one, if it is his.
     pub(crate) fn tenant(&self) -> TenantId {
-        self.0.clone().unwrap_or_else(TenantId::default_tenant)
+        let own = self.principal.as_ref().and_then(|who| who.first_tenant());
+        let tenant = self.tenant.as_ref().or(own);
+        tenant.cloned().unwrap_or_else(TenantId::default_tenant)
+    }
+
+    /// The tenant of a request that says `meta`, and is for `session` where it says nothing.
+    fn choose(&self, session: Option<&TenantId>, meta: &RequestMetaObject) -> Result<TenantId> {
+        let bound = self.tenant.as_ref().or(session);
+        let named = [("_meta[\"dev.baton/tenant\"]", meta_tenant(meta))];
+        choose_tenant(self.principal.as_deref(), bound, &named)
     }
 }
 
@@ -48,25 +64,25 @@ impl Named {
 #[derive(Clone)]
 pub(crate) struct Edge {
     pub(super) shared: Arc<Shared>,
-    bound: Option<TenantId>,
+    named: Named,
     session: Arc<Session>,
 }
 
 impl Edge {
-    /// A handler for one client, bound to `bound` if it says so.
-    pub(crate) fn new(shared: &Arc<Shared>, bound: Option<TenantId>) -> Self {
-        Self::of(shared, bound, Session::live())
+    /// A handler for one client.
+    pub(crate) fn new(shared: &Arc<Shared>, named: Named) -> Self {
+        Self::of(shared, named, Session::live())
     }
 
-    /// A handler for one request without a session, which names its tenant itself.
+    /// A handler for one request without a session, which says itself who sends it.
     pub(crate) fn for_one(shared: &Arc<Shared>) -> Self {
-        Self::of(shared, None, Session::none())
+        Self::of(shared, Named::default(), Session::none())
     }
 
-    pub(super) fn of(shared: &Arc<Shared>, bound: Option<TenantId>, session: Arc<Session>) -> Self {
+    pub(super) fn of(shared: &Arc<Shared>, named: Named, session: Arc<Session>) -> Self {
         Self {
             shared: shared.clone(),
-            bound,
+            named,
             session,
         }
     }
@@ -75,7 +91,7 @@ impl Edge {
     pub(crate) fn plain(&self, text: &[u8]) -> Option<Plain> {
         Plain::read_within(
             &self.shared,
-            self.bound.as_ref(),
+            &self.named,
             self.session.begun.get(),
             text,
         )
@@ -87,16 +103,14 @@ impl Edge {
         let named = cx
             .extensions
             .get::<http::request::Parts>()
-            .and_then(|parts| parts.extensions.get::<Named>());
+            .and_then(|parts| parts.extensions.get::<Named>())
+            .unwrap_or(&self.named);
         let session = self.session.begun.get();
         let session = session.filter(|begun| begun.is_bound && is_legacy(cx));
-        let bound = named
-            .and_then(|named| named.0.as_ref())
-            .or(self.bound.as_ref())
-            .or(session.map(|begun| &begun.tenant));
-        let tenant = tenant(bound, &cx.meta)?;
+        let tenant = named.choose(session.map(|begun| &begun.tenant), &cx.meta)?;
         let actor = actor(cx.client_info().as_ref());
-        Ok(self.shared.app.system.ctx(tenant, &actor))
+        let ctx = self.shared.app.system.ctx(tenant, &actor);
+        Ok(ctx.of(named.principal.as_ref()))
     }
 
     /// Runs a method. rmcp never answers a request whose handler panicked, so panics become answers here.
@@ -128,17 +142,12 @@ impl Shared {
         named: &Named,
         meta: &RequestMetaObject,
     ) -> std::result::Result<Ctx, ErrorData> {
-        let tenant = tenant(named.0.as_ref(), meta).map_err(|error| protocol_error(&error))?;
-        Ok(self
-            .app
-            .system
-            .ctx(tenant, &actor(meta.client_info().as_ref())))
+        let tenant = named.choose(None, meta);
+        let tenant = tenant.map_err(|error| protocol_error(&error))?;
+        let actor = actor(meta.client_info().as_ref());
+        let ctx = self.app.system.ctx(tenant, &actor);
+        Ok(ctx.of(named.principal.as_ref()))
     }
-}
-
-/// The tenant of a request that is bound to `bound`, if it is.
-fn tenant(bound: Option<&TenantId>, meta: &RequestMetaObject) -> Result<TenantId> {
-    choose_tenant(bound, &[("_meta[\"dev.baton/tenant\"]", meta_tenant(meta))])
 }
 
 /// The tenant that the request's `_meta` names; what is no text is no tenant's name either.

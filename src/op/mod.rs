@@ -22,17 +22,7 @@ use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::store::Tx;
 
-/// What a caller must be allowed to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Permission {
-    /// See tasks and their outcome.
-    Read,
-    /// Hand out work and steer it.
-    Orchestrate,
-    /// Take work, report on it and end it.
-    Execute,
-}
+pub use crate::principal::Permission;
 
 /// What a call does to the world (MCP tool annotations).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,9 +275,15 @@ impl Op {
     /// Validates `input` and runs the operation.
     ///
     /// # Errors
-    /// `invalid_input` with all findings and their paths; what the operation answers.
+    /// `forbidden`, `insufficient_scope`; `invalid_input` with all findings and their paths; what the operation answers.
     pub async fn call(&self, ctx: Ctx, mut input: Map<String, Value>) -> Result<Value> {
+        if let Some(principal) = ctx.principal() {
+            principal.admit(self.permission, self.name)?;
+        }
         self.normalise(&mut input)?;
+        if let Some(principal) = ctx.principal() {
+            principal.admit_input(self.permission, &input)?;
+        }
         let input = Value::Object(input);
         schema::check(&self.validator, &input)?;
         if let Some(rules) = &self.rules {

@@ -46,7 +46,7 @@ struct Place {
     serves: Option<TenantId>,
 }
 
-/// Keeps a session that was begun for the tenant of `ctx`.
+/// Keeps a session that was begun by the caller and for the tenant of `ctx`.
 ///
 /// # Errors
 /// `initialize_too_long`, or a failure of the database.
@@ -68,19 +68,19 @@ pub async fn begin(
             initialize: initialize.clone(),
             seen: scope.steady(),
         };
-        store::insert(tx, &session)
+        store::insert(tx, &session, owner(scope))
     })
     .await
 }
 
-/// The session `id` of the tenant of `ctx`, whose client is seen now.
+/// The session `id` of the caller and the tenant of `ctx`, whose client is seen now.
 ///
 /// # Errors
 /// A failure of the database.
 pub async fn find(ctx: &Ctx, id: &str) -> Result<Option<Session>> {
     let key = id.to_owned();
     let find = move |scope: &Scope, tx: &mut Tx<'_>| {
-        let found = store::find(tx, &key)?;
+        let found = store::find(tx, &key, owner(scope))?;
         let found = found.map(|session| (scope.steady().since(session.seen), session));
         Ok(found.filter(|(unseen, _)| *unseen < KEPT))
     };
@@ -93,6 +93,11 @@ pub async fn find(ctx: &Ctx, id: &str) -> Result<Option<Session>> {
             .await?;
     }
     Ok(Some(session))
+}
+
+/// Whose a session is.
+fn owner(scope: &Scope) -> &str {
+    scope.principal().map_or("", |principal| &principal.name)
 }
 
 /// Forgets a session of `tenant` and its subscriptions.

@@ -10,24 +10,28 @@ use crate::store::{SystemTx, Tx, vals};
 /// URIs in one statement.
 const URIS: usize = 8;
 
-pub(super) fn insert(tx: &mut Tx<'_>, session: &Session) -> Result<()> {
+/// Keeps a session of `owner`: the name of a principal, or nothing.
+pub(super) fn insert(tx: &mut Tx<'_>, session: &Session, owner: &str) -> Result<()> {
     tx.execute(
-        "INSERT INTO sessions (tenant_id, session_id, serves_tenant, seen_at, initialize) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO sessions (tenant_id, session_id, serves_tenant, seen_at, initialize, owner) VALUES ($1, $2, $3, $4, $5, $6)",
         &vals![
             tx.tenant(),
             &session.id,
             session.serves.as_ref(),
             session.seen,
-            &session.initialize
+            &session.initialize,
+            owner
         ],
     )
     .map(drop)
 }
 
-pub(super) fn find(tx: &mut Tx<'_>, id: &str) -> Result<Option<Session>> {
+/// The session `id`, if it is `owner`'s.
+pub(super) fn find(tx: &mut Tx<'_>, id: &str, owner: &str) -> Result<Option<Session>> {
     let row = tx.query_opt(
-        "SELECT session_id, serves_tenant, initialize, seen_at FROM sessions WHERE tenant_id = $1 AND session_id = $2",
-        &vals![tx.tenant(), id],
+        "SELECT session_id, serves_tenant, initialize, seen_at FROM sessions
+         WHERE tenant_id = $1 AND session_id = $2 AND owner = $3",
+        &vals![tx.tenant(), id, owner],
     )?;
     row.map(|mut row| {
         Ok(Session {

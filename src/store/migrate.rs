@@ -11,6 +11,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (3, include_str!("../../migrations/0003_workers.sql")),
     (4, include_str!("../../migrations/0004_sessions.sql")),
     (5, include_str!("../../migrations/0005_indexes.sql")),
+    (6, include_str!("../../migrations/0006_keys.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -29,6 +30,7 @@ use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::mcp::{Beginning, Edge, Kept, Named, Shared, Visit};
+use crate::principal::Principal;
 use crate::sessions;
 
 /// How long the last answers may take to leave when the server stops.
@@ -120,44 +122,45 @@ fn routes(app: &App, is_short: bool) -> Router {
 async fn name_tenant(
     State(door): State<Door>,
     path: RawPathParams,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let from_path = path
         .iter()
         .find(|(name, _)| *name == "tenant")
         .map(|(_, value)| value);
-    let named = match named(
-        door.shared.app.config.tenant.as_ref(),
-        from_path,
-        request.headers(),
-    ) {
+    let (parts, body) = request.into_parts();
+    let bound = door.shared.app.config.tenant.as_ref();
+    let named = match named(bound, from_path, &parts) {
         Ok(named) => named,
         Err(error) => {
             let data = Some(json!({"error": error.body()}));
             return refuse(StatusCode::BAD_REQUEST, -32602, error.message(), data);
         }
     };
-    request.extensions_mut().insert(Named(named));
+    let mut request = Request::from_parts(parts, body);
+    request.extensions_mut().insert(named);
     next.run(request).await
 }
 
 pub(super) fn named(
     bound: Option<&TenantId>,
     path: Option<&str>,
-    headers: &HeaderMap,
-) -> Result<Option<TenantId>> {
-    let header = headers
-        .get(&X_TENANT_ID)
-        .map(|value| value.to_str().unwrap_or(""));
+    parts: &Parts,
+) -> Result<Named> {
+    let principal = parts.extensions.get::<Arc<Principal>>().cloned();
+    let header = parts.headers.get(&X_TENANT_ID);
+    let header = header.map(|value| value.to_str().unwrap_or(""));
     if bound.is_none() && path.is_none() && header.is_none() {
-        return Ok(None);
+        let tenant = principal.as_ref().and_then(|who| who.sole_tenant().cloned());
+        return Ok(Named { tenant, principal });
     }
-    choose_tenant(
-        bound,
-        &[("the path", path), ("the header X-Tenant-ID", header)],
-    )
-    .map(Some)
+    let places = [("the path", path), ("the header X-Tenant-ID", header)];
+    let tenant = choose_tenant(principal.as_deref(), bound, &places)?;
+    Ok(Named {
+        tenant: Some(tenant),
+        principal,
+    })
 }
 
 /// Lets legacy requests into the sessions of their tenant alone, as the database knows them. A foreign session is an
@@ -306,7 +309,8 @@ impl Door {
 
     /// A context for the sessions of the tenant that the request names.
     fn ctx(&self, named: &Named) -> Ctx {
-        self.shared.app.system.ctx(named.tenant(), "mcp")
+        let ctx = self.shared.app.system.ctx(named.tenant(), "mcp");
+        ctx.of(named.principal.as_ref())
     }
 
     fn is_full(&self) -> Response {

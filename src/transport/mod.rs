@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{Error, Kind};
-use crate::mcp::{Edge, Front, Shared};
+use crate::mcp::{Edge, Front, Named, Shared};
+use crate::secret::Secret;
 
 pub use http::{router, router_of_rmcp};
 use wire::Refusal;
@@ -47,7 +48,13 @@ pub async fn serve_pipes(
     output: impl Write + Send + 'static,
     short: bool,
 ) -> anyhow::Result<()> {
-    let edge = Edge::new(&shared(app), app.config.tenant.clone());
+    let key = app.config.key.as_ref().map(Secret::reveal);
+    let principal = app.access.let_in(key).await?;
+    let named = Named {
+        tenant: app.config.tenant.clone(),
+        principal,
+    };
+    let edge = Edge::new(&shared(app), named);
     let handler = edge.clone();
     let recognise = move |text: &[u8]| {
         let call = handler.plain(text).filter(|_| short)?;

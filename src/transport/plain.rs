@@ -59,8 +59,8 @@ impl Service<Request> for Short {
                 let path = parts.uri.path().strip_suffix("/mcp")?;
                 let path = path.strip_prefix("/t/").filter(|tenant| !tenant.is_empty());
                 let bound = shared.app.config.tenant.as_ref();
-                let tenant = named(bound, path, &parts.headers).ok()?;
-                let call = Plain::read(&shared, tenant.as_ref(), &body)?;
+                let named = named(bound, path, &parts).ok()?;
+                let call = Plain::read(&shared, &named, &body)?;
                 (only(&parts.headers, &MCP_NAME)? == call.tool()).then_some(call)
             };
             if let Some(call) = call() {

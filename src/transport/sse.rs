@@ -161,7 +161,7 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         unanswered: unanswered.clone(),
     };
     server.0.live.insert(id.clone(), live);
-    let edge = Front(Edge::new(&server.0.shared, owner.0));
+    let edge = Front(Edge::new(&server.0.shared, owner));
     let (running, token) = (server.clone(), ended.clone());
     let session = id.clone();
     server.0.shared.pumps.spawn(async move {
