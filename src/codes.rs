@@ -35,6 +35,11 @@ pub const ALL: &[Code] = &[
         "The caller withdrew the call.",
     ),
     code(
+        "credential_required",
+        Kind::Unauthenticated,
+        "The server asks who you are: show a key, as `Authorization: Bearer bt_…`.",
+    ),
+    code(
         "dependency_failed",
         Kind::Conflict,
         "A task that this one depends on did not complete; retry that one first.",
@@ -45,14 +50,29 @@ pub const ALL: &[Code] = &[
         "The disk of the server is full; nothing was written.",
     ),
     code(
+        "forbidden",
+        Kind::Forbidden,
+        "The credential is good and does not allow this; the message says what it would take.",
+    ),
+    code(
         "initialize_too_long",
         Kind::Invalid,
         "What a legacy client says of itself in `initialize` is longer than is kept.",
     ),
     code(
+        "insufficient_scope",
+        Kind::Forbidden,
+        "The credential lacks the scope that the message names.",
+    ),
+    code(
         "internal",
         Kind::Internal,
         "A fault of the server; its log says more.",
+    ),
+    code(
+        "invalid_credential",
+        Kind::Unauthenticated,
+        "The key is unknown, wrong, expired or revoked; which of these is not said.",
     ),
     code(
         "invalid_cursor",
@@ -220,6 +240,11 @@ pub const ALL: &[Code] = &[
         "Two places of the call name different tenants; name one, once.",
     ),
     code(
+        "tenant_required",
+        Kind::Invalid,
+        "The credential is for several tenants, and the call names none.",
+    ),
+    code(
         "too_many_listeners",
         Kind::Unavailable,
         "This server has as many open listeners as it may; come back after `retry_after_seconds`.",
@@ -243,6 +268,11 @@ pub const ALL: &[Code] = &[
         "too_many_waiting",
         Kind::Unavailable,
         "As many calls wait as may; come back after `retry_after_seconds`, or ask without waiting.",
+    ),
+    code(
+        "unknown_key",
+        Kind::NotFound,
+        "There is no such key in this tenant.",
     ),
     code(
         "unknown_operation",

@@ -36,6 +36,7 @@ pub mod principal;
 pub mod random;
 pub mod secret;
 pub mod sessions;
+mod splice;
 pub mod store;
 pub mod tasks;
 pub mod transport;

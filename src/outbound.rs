@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::codes;
 use crate::error::{Error, Finding, Kind, Result};
 use crate::id::TenantId;
+use crate::secret::Secret;
 
 /// Time to reach a server.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -29,14 +30,16 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     tenant: Option<TenantId>,
+    key: Option<Secret>,
 }
 
 impl Client {
-    /// A client of the server at `base`, such as `http://127.0.0.1:5050`, for `tenant` or the server's own default.
+    /// A client of the server at `base`, such as `http://127.0.0.1:5050`, for `tenant` or the server's own default. It is
+    /// shown `key`.
     ///
     /// # Errors
     /// `invalid_input` when `base` is not a URL of HTTP; `internal` when there is no usable TLS.
-    pub fn new(base: &str, tenant: Option<TenantId>) -> Result<Self> {
+    pub fn new(base: &str, tenant: Option<TenantId>, key: Option<Secret>) -> Result<Self> {
         let mut url = Url::parse(base)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -73,6 +76,7 @@ impl Client {
             http,
             base: url,
             tenant,
+            key,
         })
     }
 
@@ -150,6 +154,10 @@ impl Client {
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value> {
         let request = match &self.tenant {
             Some(tenant) => request.header(TENANT, tenant.as_str()),
+            None => request,
+        };
+        let request = match &self.key {
+            Some(key) => request.bearer_auth(key.reveal()),
             None => request,
         };
         let response = request
@@ -299,7 +307,7 @@ mod tests {
 
     #[test]
     fn paths_are_filled_and_stay_below_the_base() {
-        let client = Client::new("http://127.0.0.1:5050/baton/", None).unwrap();
+        let client = Client::new("http://127.0.0.1:5050/baton/", None, None).unwrap();
         let mut fields = input(json!({"task_id": "a/b c", "reason": "x"}));
         let url = client
             .url("/api/v1/tasks/{task_id}/cancel", &mut fields)
@@ -331,7 +339,7 @@ mod tests {
     #[test]
     fn only_http_urls_are_taken() {
         for bad in ["", "127.0.0.1:5050", "ftp://127.0.0.1", "http://", "/x"] {
-            assert!(Client::new(bad, None).is_err(), "{bad:?}");
+            assert!(Client::new(bad, None, None).is_err(), "{bad:?}");
         }
     }
 

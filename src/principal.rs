@@ -40,19 +40,20 @@ impl Permission {
     }
 }
 
-/// What somebody is to Baton.
+/// What somebody is to Baton. (Variants are told apart by comments alone: each doc comment would be a `oneOf` of its own in
+/// the schema, which clients dislike.)
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// May do everything in the tenant, and decides who may come in.
+    // May do everything in the tenant, and decides who may come in.
     Admin,
-    /// Hands out work, steers it and reads what came of it.
+    // Hands out work, steers it and reads what came of it.
     Orchestrator,
-    /// Takes work, reports on it and ends it; may read tasks.
+    // Takes work, reports on it and ends it; may read tasks.
     Executor,
-    /// Reads.
+    // Reads.
     Observer,
 }
 
@@ -181,7 +182,9 @@ impl Principal {
     pub fn may(&self, permission: Permission, name: &str) -> bool {
         self.grant.roles.iter().any(|role| role.may(permission))
             && self.is_in_scope(permission, name)
-            && (self.grant.task.is_none() || permission == Permission::Execute || name == "task_get")
+            && (self.grant.task.is_none()
+                || permission == Permission::Execute
+                || name == "task_get")
     }
 
     /// Whether he may read what needs `permission` and belongs to no operation.

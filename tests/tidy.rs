@@ -8,13 +8,23 @@ use std::path::{Path, PathBuf};
 /// From the ground up: a module may use the layers below its own. Within a layer, and against the order, only [`ARROWS`].
 const LAYERS: [&[&str]; 12] = [
     &[
-        "error", "codes", "clock", "random", "id", "page", "secret", "config",
+        "error",
+        "codes",
+        "clock",
+        "random",
+        "id",
+        "page",
+        "secret",
+        "splice",
+        "principal",
+        "config",
     ],
     &["database", "outbound"],
     &["store"],
     &["ctx"],
     &["events", "tenants", "op"],
     &[
+        "access",
         "agents",
         "end_task",
         "executor",
@@ -40,18 +50,19 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
-    ("config", &["error", "id"]),
+    ("config", &["error", "id", "secret"]),
+    ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),
     ("page", &["error", "id"]),
     ("op", &["events"]),
     ("end_task", &["tasks"]),
-    ("executor", &["tasks"]),
+    ("executor", &["access", "tasks"]),
     ("orchestrator", &["tasks"]),
     ("projects", &["tasks"]),
-    ("tasks", &["agents"]),
+    ("tasks", &["access", "agents"]),
     ("tools", &["memory", "resources", "tasks"]),
 ];
 

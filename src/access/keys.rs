@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::store::{self, Kept};
 use super::hash_of;
+use super::store::{self, Kept};
 use crate::clock::Time;
 use crate::ctx::{Scope, System};
 use crate::error::{Error, Kind, Result};
@@ -21,6 +21,8 @@ use crate::store::Tx;
 const PREFIX: &str = "bt_";
 /// Characters of a key's id behind the prefix.
 const ID: usize = 16;
+/// Seconds for which the key of an attempt outlives the attempt's time.
+const GRACE: u32 = 60;
 
 /// What a tenant's admins may do with keys.
 pub fn operations() -> Vec<Op> {
@@ -178,6 +180,15 @@ fn text_of(id: &str, random: &Random) -> String {
     format!("{id}_{:032x}{:032x}", random.u128(), random.u128())
 }
 
+fn grant(input: &Create) -> Grant {
+    Grant {
+        roles: input.roles.clone(),
+        scopes: input.scopes.clone(),
+        agents: input.agents.clone(),
+        task: input.task_id.clone(),
+    }
+}
+
 /// A new key and its text.
 fn make(input: &Create, (now, random): (Time, &Random), created_by: &str) -> (Kept, String) {
     let key_id = format!("{PREFIX}{:016x}", random.u128() >> 64);
@@ -186,12 +197,7 @@ fn make(input: &Create, (now, random): (Time, &Random), created_by: &str) -> (Ke
     let kept = Kept {
         tenant: None,
         name: input.name.clone(),
-        grant: Grant {
-            roles: input.roles.clone(),
-            scopes: input.scopes.clone(),
-            agents: input.agents.clone(),
-            task: input.task_id.clone(),
-        },
+        grant: grant(input),
         hash: hash_of(&text).to_vec(),
         old_hash: None,
         old_until: None,
@@ -209,13 +215,19 @@ fn make(input: &Create, (now, random): (Time, &Random), created_by: &str) -> (Ke
 /// # Errors
 /// `forbidden` when it would.
 pub(crate) fn create(scope: &Scope, tx: &mut Tx<'_>, input: &Create) -> Result<Created> {
-    let (mut kept, key) = make(input, (scope.now(), scope.random()), scope.actor());
-    if let Some(principal) = scope.principal()
-        && !principal.grant.covers(&kept.grant)
+    let wanted = grant(input);
+    if scope
+        .principal()
+        .is_some_and(|own| !own.grant.covers(&wanted))
     {
         let message = "a key allows no more than the credential that makes it";
         return Err(Error::new(Kind::Forbidden, "forbidden", message));
     }
+    insert(scope, tx, input)
+}
+
+fn insert(scope: &Scope, tx: &mut Tx<'_>, input: &Create) -> Result<Created> {
+    let (mut kept, key) = make(input, (scope.now(), scope.random()), scope.actor());
     kept.tenant = Some(tx.tenant().clone());
     store::insert(tx, &kept)?;
     let told = json!({"name": kept.name, "allows": kept.grant, "expires_at": kept.expires_at});
@@ -225,6 +237,26 @@ pub(crate) fn create(scope: &Scope, tx: &mut Tx<'_>, input: &Create) -> Result<C
         key,
         expires_at: kept.expires_at,
     })
+}
+
+/// Makes a key for an attempt at a task that may take `seconds`: it may speak of that task alone, for the agent that has
+/// claimed it, and is no wider than the credential of who claims.
+pub(crate) fn create_for_task(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    agent: &AgentId,
+    (task, seconds): (&TaskId, u32),
+) -> Result<Created> {
+    let scopes = scope.principal().map(|own| own.grant.scopes.clone());
+    let input = Create {
+        name: format!("task {task}"),
+        roles: vec![Role::Executor],
+        scopes: scopes.unwrap_or_default(),
+        agents: vec![agent.clone()],
+        task_id: Some(task.clone()),
+        expires_in_seconds: Some(seconds.saturating_add(GRACE)),
+    };
+    insert(scope, tx, &input)
 }
 
 /// Makes a key for all tenants: the operator's.
@@ -291,7 +323,10 @@ impl View {
 
 fn rotate(scope: &Scope, tx: &mut Tx<'_>, input: &Rotate) -> Result<Created> {
     let kept = store::find(tx, &input.key_id)?.ok_or_else(|| unknown(&input.key_id))?;
-    if scope.principal().is_some_and(|own| !own.grant.covers(&kept.grant)) {
+    if scope
+        .principal()
+        .is_some_and(|own| !own.grant.covers(&kept.grant))
+    {
         let message = "this key allows more than the credential that would rotate it";
         return Err(Error::new(Kind::Forbidden, "forbidden", message));
     }

@@ -116,7 +116,10 @@ impl Access {
         }
         let principal = Arc::new(Principal {
             name: format!("key:{}", kept.key_id).into(),
-            tenants: kept.tenant.clone().map_or(Tenants::All, |tenant| Tenants::These(vec![tenant])),
+            tenants: kept
+                .tenant
+                .clone()
+                .map_or(Tenants::All, |tenant| Tenants::These(vec![tenant])),
             grant: kept.grant,
             expires_at: kept.expires_at,
         });
@@ -130,6 +133,22 @@ impl Access {
         };
         self.known.insert(hash, known);
         Ok(principal)
+    }
+
+    /// Writes down that somebody was refused what he wanted before it was clear for which tenant: in the first of his own.
+    pub async fn note_stray(
+        &self,
+        principal: Option<&Arc<Principal>>,
+        wanted: &str,
+        error: &Error,
+    ) {
+        let Some(principal) = principal else { return };
+        let Some(tenant) = principal.first_tenant() else {
+            tracing::warn!(who = %principal.name, wanted, code = error.code(), "refused");
+            return;
+        };
+        let ctx = self.system.ctx(tenant.clone(), "").of(Some(principal));
+        note_refusal(&ctx, wanted, error).await;
     }
 
     /// A key that can't be noted as used is used all the same.
@@ -154,6 +173,9 @@ fn invalid() -> Error {
 
 /// Writes down that somebody known was refused what he wanted. The refusal stands whether or not that succeeds.
 pub async fn note_refusal(ctx: &Ctx, wanted: &str, error: &Error) {
+    if ctx.principal().is_none() {
+        return;
+    }
     let (wanted, code) = (wanted.to_owned(), error.code());
     let reason = error.message().to_owned();
     let noted = ctx.write(move |scope, tx| {
@@ -162,7 +184,14 @@ pub async fn note_refusal(ctx: &Ctx, wanted: &str, error: &Error) {
             code,
             reason: &reason,
         };
-        events::append(scope, tx, "dev.baton.access.refused", scope.actor(), &refusal).map(drop)
+        events::append(
+            scope,
+            tx,
+            "dev.baton.access.refused",
+            scope.actor(),
+            &refusal,
+        )
+        .map(drop)
     });
     if let Err(error) = noted.await {
         tracing::warn!(error = ?error, "a refusal could not be written down");

@@ -34,11 +34,8 @@ macro_rules! columns {
     };
 }
 
-const INSERT: &str = concat!(
-    "INSERT INTO keys (",
-    columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, NULL, NULL, $6, $7, $8, NULL)"
-);
+const INSERT: &str = "INSERT INTO keys (tenant_id, key_id, name, grant_json, hash, created_at, created_by, expires_at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
 fn kept(mut row: Row) -> Result<Kept> {
     let tenant: String = row.get(0)?;
@@ -115,11 +112,7 @@ pub(super) fn find(tx: &mut Tx<'_>, id: &str) -> Result<Option<Kept>> {
 }
 
 /// At most `limit` keys of this tenant behind a position, by id.
-pub(super) fn list(
-    tx: &mut Tx<'_>,
-    behind: Option<&Position>,
-    limit: u32,
-) -> Result<Vec<Kept>> {
+pub(super) fn list(tx: &mut Tx<'_>, behind: Option<&Position>, limit: u32) -> Result<Vec<Kept>> {
     let behind = behind.map_or("", |position| position.id.as_str());
     let rows = tx.query(
         concat!(

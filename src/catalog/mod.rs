@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::op::{Content, Item, Op, Prompt, Resource};
+use crate::op::{Content, Item, Op, Params, Permission, Prompt, Resource};
 use crate::page::Position;
 use crate::{access, end_task, executor, orchestrator};
 
@@ -142,6 +142,10 @@ impl Catalog {
             .iter()
             .find_map(|kind| Some((kind, kind.matches(uri)?)));
         let (kind, params) = found.ok_or_else(|| unknown_resource(uri))?;
+        if let Err(error) = admit(ctx, kind, &params) {
+            access::note_refusal(ctx, uri, &error).await;
+            return Err(error);
+        }
         let read = kind.read;
         ctx.read(move |scope, tx| read(scope, tx, &params))
             .await
@@ -182,7 +186,9 @@ impl Catalog {
         };
         let mut items = Vec::new();
         for (index, kind) in self.resources.iter().enumerate().skip(first) {
-            let Some(list) = kind.list else { continue };
+            let Some(list) = kind.list.filter(|_| is_open(ctx, kind)) else {
+                continue;
+            };
             let room = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
             let position = behind.take();
             let (found, next) = ctx
@@ -198,6 +204,27 @@ impl Catalog {
             }
         }
         Ok((items, None))
+    }
+
+    /// The operations that the caller of `ctx` may call, as lists show them. What decides who may come in means nothing
+    /// where nobody is asked who he is.
+    pub fn ops_for<'a>(&'a self, ctx: &'a Ctx) -> impl Iterator<Item = (usize, &'a Op)> {
+        let may = |op: &Op| match ctx.principal() {
+            Some(principal) => principal.may(op.permission, op.name),
+            None => op.permission != Permission::Admin,
+        };
+        self.ops.iter().enumerate().filter(move |(_, op)| may(op))
+    }
+
+    /// Whether the caller of `ctx` may read what is found at `uri`, whether or not there is anything.
+    ///
+    /// # Errors
+    /// `unknown_resource` when nothing can be there; `forbidden`.
+    pub fn check_uri(&self, ctx: &Ctx, uri: &str) -> Result<()> {
+        let found = self.resources.iter();
+        let mut found = found.filter_map(|kind| Some((kind, kind.matches(uri)?)));
+        let (kind, params) = found.next().ok_or_else(|| unknown_resource(uri))?;
+        admit(ctx, kind, &params)
     }
 
     /// Values for `variable` of the resource kind `template` that begin with `prefix`.
@@ -216,6 +243,9 @@ impl Catalog {
             .iter()
             .find(|kind| kind.template == template)
             .ok_or_else(|| unknown_resource(template))?;
+        if !is_open(ctx, kind) {
+            return Ok(Vec::new());
+        }
         let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
         ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, COMPLETIONS))
             .await
@@ -228,6 +258,27 @@ impl Catalog {
             .filter_map(|kind| (kind.changed_by)(event))
             .collect()
     }
+}
+
+/// Whether the caller of `ctx` may see that there are resources of a kind.
+pub fn is_open(ctx: &Ctx, kind: &Resource) -> bool {
+    match (ctx.principal(), kind.permission) {
+        (Some(principal), Some(permission)) => {
+            principal.may_see(permission) && principal.grant.task.is_none()
+        }
+        _ => true,
+    }
+}
+
+/// Lets the caller of `ctx` read one resource of a kind.
+fn admit(ctx: &Ctx, kind: &Resource, params: &Params) -> Result<()> {
+    let (Some(principal), Some(permission)) = (ctx.principal(), kind.permission) else {
+        return Ok(());
+    };
+    principal.admit(permission, "task_get")?;
+    let named = params.iter();
+    let named = named.map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str())));
+    principal.admit_input(permission, &named.collect())
 }
 
 fn unknown_resource(uri: &str) -> Error {

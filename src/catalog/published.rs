@@ -115,6 +115,7 @@ pub(super) fn resources() -> Vec<Resource> {
             title: "Payload schema",
             description: "JSON Schema of a payload that this server accepts",
             mime_type: "application/schema+json",
+            permission: None,
             read: |_, _, params| {
                 find(schemas(), params).map(|text| Content {
                     mime_type: "application/schema+json",
@@ -131,6 +132,7 @@ pub(super) fn resources() -> Vec<Resource> {
             title: "Guide",
             description: "How to work with this server as an orchestrator or as an executor",
             mime_type: "text/markdown",
+            permission: None,
             read: |_, _, params| {
                 find(GUIDES, params).map(|text| Content {
                     mime_type: "text/markdown",

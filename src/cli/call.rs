@@ -53,7 +53,7 @@ impl Target {
             // What stands in a client's configuration is the endpoint; its server is meant.
             let url = url.trim_end_matches('/');
             let url = url.strip_suffix("/mcp").unwrap_or(url);
-            return Ok((Remote::rest(url, config.tenant)?, None));
+            return Ok((Remote::rest(url, config.tenant, config.key)?, None));
         }
         let tenant = choose_tenant(None, config.tenant.as_ref(), &[])?;
         let app = open(config)?;

@@ -259,7 +259,12 @@ async fn port(config: &Config) -> Finding {
 
 /// The version of the Baton that answers there.
 async fn health(config: &Config) -> Option<String> {
-    let client = Client::new(&format!("http://{}", config.listen), None).ok()?;
+    let client = Client::new(
+        &format!("http://{}", config.listen),
+        None,
+        config.key.clone(),
+    )
+    .ok()?;
     let health = client.get("/health").await.ok()?;
     let is_ours = health["service"] == "baton";
     is_ours.then(|| health["version"].as_str().map(str::to_owned))?

@@ -9,9 +9,10 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::hosts::{Host, Link, Place, Scope};
-use super::{print, print_json, splice};
+use super::{print, print_json};
 use crate::config::Places;
 use crate::id::TenantId;
+use crate::splice;
 
 #[derive(clap::Args)]
 pub(super) struct Args {

@@ -5,9 +5,9 @@ mod data;
 mod doctor;
 mod hosts;
 mod install;
+mod key;
 mod serve;
 mod settings;
-mod splice;
 mod work;
 
 use std::fmt::Write as _;
@@ -67,6 +67,8 @@ enum Verb {
     Migrate(data::Migrate),
     /// Copy everything from one database to an empty one, and compare the two
     Move(data::Move),
+    /// Say who may come in: make, list, rotate and revoke keys
+    Key(key::Args),
     /// Put Baton into a client's configuration
     Install(install::Args),
     /// Find out what is wrong with this setup, and the cure
@@ -149,6 +151,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Status(args) => data::status(args),
         Verb::Migrate(args) => data::migrate(args),
         Verb::Move(args) => data::relocate(&args),
+        Verb::Key(args) => key::run(args),
         Verb::Install(args) => install::run(&args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Settings => {

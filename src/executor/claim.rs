@@ -7,13 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::access::keys;
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::{AgentId, LeaseToken, TaskId};
 use crate::store::Tx;
 use crate::tasks::store::Lane;
-use crate::tasks::{Answer, ExecutionContext, Priority, Problem, TaskType, store, tell};
+use crate::tasks::{Answer, ExecutionContext, Priority, Problem, Task, TaskType, store, tell};
 
 /// What an executor offers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -40,6 +41,9 @@ pub(super) struct Claim {
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 1_000))]
     pub max_concurrent_tasks: u32,
+    /// Whether you want a key with each task, which may speak of that task alone: for a sandbox that is to hold no other
+    #[serde(default)]
+    pub task_keys: bool,
 }
 
 const fn one() -> u32 {
@@ -100,6 +104,9 @@ pub(super) struct ClaimedTask {
     pub dependency_results: Map<String, Value>,
     /// The right to speak for it
     pub lease: LeaseView,
+    /// A key that may speak of this task alone, until it ends
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// What an executor got.
@@ -185,45 +192,62 @@ fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
             &input.agent_id,
             Duration::from_secs(input.lease_seconds.into()),
         )?;
+        let key = if input.task_keys {
+            let key = keys::create_for_task(
+                scope,
+                tx,
+                &input.agent_id,
+                (&task.id, task.spec.timeout_seconds),
+            )?;
+            task.run.key_id = Some(key.key_id);
+            Some(key.key)
+        } else {
+            None
+        };
         store::save(tx, &task, &was, scope.now())?;
         tell(scope, tx, "dev.baton.task.claimed", &task)?;
-        let mut dependency_results = Map::new();
-        for dependency in &task.spec.depends_on {
-            if let Some(result) = store::get(tx, dependency)?.result {
-                dependency_results.insert(dependency.to_string(), result);
-            }
-        }
-        let Some(lease) = task.run.lease else {
-            return Err(Error::internal("a claimed task without a lease"));
-        };
-        tasks.push(ClaimedTask {
-            task_id: task.id,
-            title: task.spec.title,
-            description: task.spec.description,
-            task_type: task.spec.task_type,
-            priority: task.priority,
-            task_data: task.spec.task_data,
-            execution_context: ExecutionContext {
-                timeout_seconds: Some(task.spec.timeout_seconds),
-                max_retries: Some(task.spec.max_retries),
-                resource_limits: task.spec.resource_limits,
-            },
-            attempt: task.run.attempt,
-            timeout_at: task.run.timeout_at,
-            result_schema: task.spec.result_schema,
-            answers: task.run.answers,
-            problems: task.run.problems,
-            dependency_results,
-            lease: LeaseView {
-                token: lease.token,
-                expires_at: lease.expires_at,
-            },
-        });
+        tasks.push(view(tx, task, key)?);
     }
     let holding = held.saturating_add(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
     Ok(Claimed {
         tasks,
         holding,
         limit: input.max_concurrent_tasks,
+    })
+}
+
+fn view(tx: &mut Tx<'_>, task: Task, key: Option<String>) -> Result<ClaimedTask> {
+    let mut dependency_results = Map::new();
+    for dependency in &task.spec.depends_on {
+        if let Some(result) = store::get(tx, dependency)?.result {
+            dependency_results.insert(dependency.to_string(), result);
+        }
+    }
+    let Some(lease) = task.run.lease else {
+        return Err(Error::internal("a claimed task without a lease"));
+    };
+    Ok(ClaimedTask {
+        task_id: task.id,
+        title: task.spec.title,
+        description: task.spec.description,
+        task_type: task.spec.task_type,
+        priority: task.priority,
+        task_data: task.spec.task_data,
+        execution_context: ExecutionContext {
+            timeout_seconds: Some(task.spec.timeout_seconds),
+            max_retries: Some(task.spec.max_retries),
+            resource_limits: task.spec.resource_limits,
+        },
+        attempt: task.run.attempt,
+        timeout_at: task.run.timeout_at,
+        result_schema: task.spec.result_schema,
+        answers: task.run.answers,
+        problems: task.run.problems,
+        dependency_results,
+        lease: LeaseView {
+            token: lease.token,
+            expires_at: lease.expires_at,
+        },
+        key,
     })
 }

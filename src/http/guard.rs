@@ -13,36 +13,50 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use super::error::Problem;
+use crate::access::Access;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Headers that a page of another origin may read.
-const EXPOSED: &str = "mcp-session-id, retry-after, allow";
+const EXPOSED: &str = "mcp-session-id, retry-after, allow, www-authenticate";
 const METHODS: &str = "GET, POST, PATCH, DELETE";
 
-/// Who may be addressed and who may call, besides loopback.
+/// What everybody may see: whether the server lives, and what it takes.
+const OPEN: [&str; 5] = ["/", "/health", "/ready", "/docs", "/openapi.json"];
+
+/// What stands before every request.
 pub(super) struct Guard {
+    access: Arc<Access>,
+    names: Names,
+}
+
+/// Which hosts may be addressed and which origins may call, besides loopback.
+struct Names {
     hosts: Vec<Authority>,
     origins: Vec<String>,
 }
 
 impl Guard {
     /// The guard that `config` asks for. An entry that is no host name never matches.
-    pub(super) fn new(config: &Config) -> Arc<Self> {
+    pub(super) fn new(config: &Config, access: &Arc<Access>) -> Arc<Self> {
+        let origins = config.allowed_origins.iter();
         Arc::new(Self {
-            hosts: config
-                .allowed_hosts
-                .iter()
-                .filter_map(|host| host.parse().ok())
-                .collect(),
-            origins: config
-                .allowed_origins
-                .iter()
-                .map(|origin| origin.trim_end_matches('/').to_owned())
-                .collect(),
+            access: access.clone(),
+            names: Names {
+                hosts: config
+                    .allowed_hosts
+                    .iter()
+                    .filter_map(|host| host.parse().ok())
+                    .collect(),
+                origins: origins
+                    .map(|origin| origin.trim_end_matches('/').to_owned())
+                    .collect(),
+            },
         })
     }
+}
 
+impl Names {
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
         let mut named = headers
             .get_all(header::HOST)
@@ -120,6 +134,47 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// Finds out who sends the request, and answers it if he may come in.
+    async fn let_in(&self, mut request: Request, next: Next) -> Response {
+        if !OPEN.contains(&request.uri().path()) {
+            let shown = credential(request.headers());
+            match self.access.let_in(shown).await {
+                Ok(Some(principal)) => drop(request.extensions_mut().insert(principal)),
+                Ok(None) => {}
+                Err(error) => return stay_out(error, shown.is_some()),
+            }
+        }
+        caught(request, next).await
+    }
+}
+
+/// What somebody shows: `Authorization: Bearer …` (RFC 6750), or `X-API-Key`.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
+}
+
+/// The answer to who may not come in.
+fn stay_out(error: Error, has_shown: bool) -> Response {
+    let is_unknown = error.kind() == Kind::Unauthenticated;
+    let mut response = Problem::from(error).into_response();
+    if is_unknown {
+        let challenge = if has_shown {
+            r#"Bearer realm="baton", error="invalid_token""#
+        } else {
+            r#"Bearer realm="baton""#
+        };
+        let headers = response.headers_mut();
+        let challenge = HeaderValue::from_static(challenge);
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
@@ -139,15 +194,16 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let checked = guard
+    let names = &guard.names;
+    let checked = names
         .check_host(request.uri(), request.headers())
-        .and_then(|host| guard.check_origin(&host, request.headers()));
+        .and_then(|host| names.check_origin(&host, request.headers()));
     let origin = match checked {
         Ok(origin) => origin,
         Err(problem) => return problem.into_response(),
     };
     let Some(origin) = origin else {
-        return caught(request, next).await;
+        return guard.let_in(request, next).await;
     };
     let asked = request
         .headers()
@@ -156,7 +212,7 @@ pub(super) async fn guard(
     let mut response = if request.method() == Method::OPTIONS {
         preflight(asked)
     } else {
-        caught(request, next).await
+        guard.let_in(request, next).await
     };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -202,8 +258,8 @@ async fn caught(request: Request, next: Next) -> Response {
 mod tests {
     use super::*;
 
-    fn guard() -> Guard {
-        Guard {
+    fn guard() -> Names {
+        Names {
             hosts: vec![
                 "baton.example.com".parse().unwrap(),
                 "one.example:8443".parse().unwrap(),

@@ -31,7 +31,7 @@ use guard::Guard;
 /// # Errors
 /// The listener is not usable.
 pub async fn serve(app: App, listener: TcpListener, mcp: Router) -> std::io::Result<()> {
-    let guard = Guard::new(&app.config);
+    let guard = Guard::new(&app.config, &app.access);
     let router = router(&app)
         .merge(mcp)
         .fallback(unknown_path)

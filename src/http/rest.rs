@@ -97,7 +97,15 @@ impl Endpoint {
     async fn call(&self, request: Request) -> Result<Value, Problem> {
         let (mut parts, body) = request.into_parts();
         let (tenant, path) = self.path(&mut parts).await?;
-        let ctx = self.ctx(tenant.as_deref(), &parts)?;
+        let ctx = match self.ctx(tenant.as_deref(), &parts) {
+            Ok(ctx) => ctx,
+            Err(error) => {
+                let principal = parts.extensions.get::<Arc<Principal>>();
+                let access = &self.app.access;
+                access.note_stray(principal, self.op().name, &error).await;
+                return Err(error.into());
+            }
+        };
         let query = Query::<Texts>::try_from_uri(&parts.uri)
             .map_err(|rejection| Error::invalid_at("", rejection.body_text()))?;
         let mut input = match parts.method {
@@ -138,7 +146,7 @@ impl Endpoint {
         Ok((tenant, fields))
     }
 
-    fn ctx(&self, path: Option<&str>, parts: &Parts) -> Result<Ctx, Problem> {
+    fn ctx(&self, path: Option<&str>, parts: &Parts) -> Result<Ctx, Error> {
         let mut named = vec![("the path", path)];
         // What is not text can't be a tenant's name either; the empty text is answered as such.
         let headers = parts.headers.get_all(TENANT).iter();

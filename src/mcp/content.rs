@@ -11,7 +11,7 @@ use rmcp::model::{
 use serde_json::{Value, json};
 
 use super::protocol_error;
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::ctx::Ctx;
 use crate::error::Kind;
 
@@ -54,10 +54,11 @@ pub(super) async fn list_resources(
     Ok(result)
 }
 
-pub(super) fn list_templates(catalog: &Catalog) -> ListResourceTemplatesResult {
+pub(super) fn list_templates(catalog: &Catalog, ctx: &Ctx) -> ListResourceTemplatesResult {
     let templates = catalog
         .resources()
         .iter()
+        .filter(|kind| catalog::is_open(ctx, kind))
         .map(|kind| {
             ResourceTemplate::new(kind.template, kind.name)
                 .with_title(kind.title)
@@ -98,21 +99,14 @@ fn unknown(uri: &str, legacy: bool) -> ErrorData {
     }
 }
 
-/// Whether resources of some kind are found at such URIs.
-pub(super) fn is_known_kind(catalog: &Catalog, uri: &str) -> bool {
-    catalog
-        .resources()
-        .iter()
-        .any(|kind| kind.matches(uri).is_some())
-}
-
 /// A subscription to what can never exist is a mistake; one to what does not exist yet is not.
-pub(super) fn check_uri(catalog: &Catalog, uri: &str) -> Result<(), ErrorData> {
-    if is_known_kind(catalog, uri) {
-        Ok(())
-    } else {
-        Err(unknown(uri, true))
-    }
+pub(super) fn check_uri(catalog: &Catalog, ctx: &Ctx, uri: &str) -> Result<(), ErrorData> {
+    catalog
+        .check_uri(ctx, uri)
+        .map_err(|error| match error.kind() {
+            Kind::NotFound => unknown(uri, true),
+            _ => protocol_error(&error),
+        })
 }
 
 pub(super) fn list_prompts(catalog: &Catalog) -> ListPromptsResult {

@@ -17,8 +17,8 @@ use rmcp::{ErrorData, Peer, RoleServer};
 
 use super::feed::{Change, Follower, News};
 use super::kept::Visit;
+use super::protocol_error;
 use super::session::{Session, Shared};
-use super::{content, protocol_error};
 use crate::ctx::Ctx;
 use crate::sessions::{self, SUBSCRIPTIONS};
 
@@ -179,7 +179,7 @@ impl Listener {
         requested: SubscriptionFilter,
     ) -> Result<Self, ErrorData> {
         let follower = shared.feeds.follow(ctx).await;
-        let accepted = accepted(shared, requested);
+        let accepted = accepted(shared, ctx, requested);
         let uris = accepted.resource_subscriptions.iter().flatten();
         Ok(Self {
             id,
@@ -239,11 +239,11 @@ impl Listener {
     }
 }
 
-/// What of a filter is honoured: what the server announces, of resources that can exist.
-fn accepted(shared: &Shared, requested: SubscriptionFilter) -> SubscriptionFilter {
+/// What of a filter is honoured: what the server announces, of resources that can exist and that the caller may read.
+fn accepted(shared: &Shared, ctx: &Ctx, requested: SubscriptionFilter) -> SubscriptionFilter {
     let mut accepted = requested.supported_by(&shared.info.capabilities);
     if let Some(uris) = &mut accepted.resource_subscriptions {
-        uris.retain(|uri| content::is_known_kind(&shared.app.catalog, uri));
+        uris.retain(|uri| shared.app.catalog.check_uri(ctx, uri).is_ok());
         // The acknowledgement shows what is left.
         uris.truncate(SUBSCRIPTIONS as usize);
     }

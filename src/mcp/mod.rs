@@ -24,7 +24,7 @@ pub(crate) use server::{Edge, Front, Named};
 pub(crate) use session::Shared;
 
 /// An error that is the protocol's and not a tool's: JSON-RPC shows it.
-fn protocol_error(error: &Error) -> ErrorData {
+pub(crate) fn protocol_error(error: &Error) -> ErrorData {
     let code = match error.kind() {
         Kind::Invalid | Kind::NotFound => ErrorCode::INVALID_PARAMS,
         Kind::Unauthenticated | Kind::Forbidden => ErrorCode::INVALID_REQUEST,

@@ -89,22 +89,13 @@ impl Edge {
 
     /// The plain call that a message in this handler's session makes, if it is one.
     pub(crate) fn plain(&self, text: &[u8]) -> Option<Plain> {
-        Plain::read_within(
-            &self.shared,
-            &self.named,
-            self.session.begun.get(),
-            text,
-        )
+        Plain::read_within(&self.shared, &self.named, self.session.begun.get(), text)
     }
 
     /// The context of a request: its tenant is what path, header or process say, else what the `_meta` of its own or of
     /// its session's `initialize` says.
     pub(super) fn ctx(&self, cx: &RequestContext<RoleServer>) -> Result<Ctx> {
-        let named = cx
-            .extensions
-            .get::<http::request::Parts>()
-            .and_then(|parts| parts.extensions.get::<Named>())
-            .unwrap_or(&self.named);
+        let named = self.named(cx);
         let session = self.session.begun.get();
         let session = session.filter(|begun| begun.is_bound && is_legacy(cx));
         let tenant = named.choose(session.map(|begun| &begun.tenant), &cx.meta)?;
@@ -113,14 +104,28 @@ impl Edge {
         Ok(ctx.of(named.principal.as_ref()))
     }
 
+    /// Who sends a request.
+    fn named<'a>(&'a self, cx: &'a RequestContext<RoleServer>) -> &'a Named {
+        let parts = cx.extensions.get::<http::request::Parts>();
+        let named = parts.and_then(|parts| parts.extensions.get::<Named>());
+        named.unwrap_or(&self.named)
+    }
+
     /// Runs a method. rmcp never answers a request whose handler panicked, so panics become answers here.
     async fn run<T>(
         &self,
         cx: &RequestContext<RoleServer>,
         method: impl AsyncFnOnce(Ctx) -> std::result::Result<T, ErrorData>,
     ) -> std::result::Result<T, ErrorData> {
-        let ctx = self.ctx(cx).map_err(|error| protocol_error(&error))?;
-        caught(method(ctx)).await
+        match self.ctx(cx) {
+            Ok(ctx) => caught(method(ctx)).await,
+            Err(error) => {
+                let principal = self.named(cx).principal.as_ref();
+                let access = &self.shared.app.access;
+                access.note_stray(principal, "mcp", &error).await;
+                Err(protocol_error(&error))
+            }
+        }
     }
 }
 
@@ -137,13 +142,8 @@ pub(super) async fn caught<T>(
 
 impl Shared {
     /// The context of a modern request over HTTP that rmcp does not see.
-    pub(crate) fn ctx(
-        &self,
-        named: &Named,
-        meta: &RequestMetaObject,
-    ) -> std::result::Result<Ctx, ErrorData> {
-        let tenant = named.choose(None, meta);
-        let tenant = tenant.map_err(|error| protocol_error(&error))?;
+    pub(crate) fn ctx(&self, named: &Named, meta: &RequestMetaObject) -> Result<Ctx> {
+        let tenant = named.choose(None, meta)?;
         let actor = actor(meta.client_info().as_ref());
         let ctx = self.app.system.ctx(tenant, &actor);
         Ok(ctx.of(named.principal.as_ref()))
@@ -217,9 +217,11 @@ impl ServerHandler for Edge {
         request: Option<PaginatedRequestParams>,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListToolsResult, ErrorData> {
-        self.run(&cx, async |_| {
+        self.run(&cx, async |ctx| {
             content::no_cursor(request)?;
-            Ok(ListToolsResult::with_all_items(self.shared.tools.clone()))
+            let ops = self.shared.app.catalog.ops_for(&ctx);
+            let tools = ops.map(|(index, _)| self.shared.tools[index].clone());
+            Ok(ListToolsResult::with_all_items(tools.collect()))
         })
         .await
     }
@@ -259,9 +261,9 @@ impl ServerHandler for Edge {
         request: Option<PaginatedRequestParams>,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListResourceTemplatesResult, ErrorData> {
-        self.run(&cx, async |_| {
+        self.run(&cx, async |ctx| {
             content::no_cursor(request)?;
-            Ok(content::list_templates(&self.shared.app.catalog))
+            Ok(content::list_templates(&self.shared.app.catalog, &ctx))
         })
         .await
     }
@@ -318,7 +320,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<(), ErrorData> {
         self.run(&cx, async |ctx| {
-            content::check_uri(&self.shared.app.catalog, &request.uri)?;
+            content::check_uri(&self.shared.app.catalog, &ctx, &request.uri)?;
             // What a session hears is one tenant's: the URIs of two could not be told apart.
             let begun = self.session.begun.get();
             if begun.is_none_or(|begun| begun.tenant != *ctx.tenant()) {

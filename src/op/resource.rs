@@ -6,6 +6,7 @@ use crate::ctx::Scope;
 use crate::error::Result;
 use crate::events::Event;
 use crate::page::Position;
+use crate::principal::Permission;
 use crate::store::Tx;
 
 /// The values of a template's variables, from a URI.
@@ -55,6 +56,8 @@ pub struct Resource {
     pub complete: fn(&Scope, &mut Tx<'_>, &str, &str, u32) -> Result<Vec<String>>,
     /// The URI that an event changed, if it is of this kind.
     pub changed_by: fn(&Event) -> Option<String>,
+    /// What a caller must be allowed to do; `None` for what everybody may read.
+    pub permission: Option<Permission>,
 }
 
 impl Resource {

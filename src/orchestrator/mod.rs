@@ -76,6 +76,7 @@ pub fn resources() -> Vec<Resource> {
             title: "Task",
             description: "One task whole, as task_get shows it",
             mime_type: "application/json",
+            permission: Some(Permission::Read),
             read: |scope, tx, params| {
                 let view = read::get(
                     scope,
@@ -106,6 +107,7 @@ pub fn resources() -> Vec<Resource> {
             title: "Report of a task",
             description: "What came of an ended task, for people and models",
             mime_type: "text/markdown",
+            permission: Some(Permission::Read),
             read: |_, tx, params| {
                 let task = store::get(tx, &task_id(params)?)?;
                 let title = task.spec.title.as_deref().unwrap_or("Report").to_owned();

@@ -219,6 +219,9 @@ pub struct Run {
     pub outcome: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,
+    /// The key that was made for this attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_claimed_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::report::{Account, Report};
 use super::store::Columns;
 use super::{Ending, Message, OnDependencyFailure, Reason, State, Task, store};
+use crate::access::keys;
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::events;
@@ -97,6 +98,7 @@ fn finish(
 ) -> Result<()> {
     let was = Columns::of(task);
     task.end(scope, ending)?;
+    forget_key(tx, task)?;
     task.report = Some(Report::of(task, ending.outcome, scope.now(), account));
     store::save_end(tx, task, &was, scope.now())?;
     let kind = match task.state {
@@ -105,6 +107,14 @@ fn finish(
         _ => "dev.baton.task.cancelled",
     };
     tell(scope, tx, kind, task)
+}
+
+/// A key that was made for an attempt ends with it.
+fn forget_key(tx: &mut Tx<'_>, task: &mut Task) -> Result<()> {
+    match task.run.key_id.take() {
+        Some(key) => keys::forget(tx, &key),
+        None => Ok(()),
+    }
 }
 
 /// Gives `task` back to the queue for another attempt.
@@ -117,6 +127,7 @@ pub(crate) fn requeue(
 ) -> Result<Task> {
     let was = Columns::of(&task);
     task.retry_later(scope, message, problem.clone())?;
+    forget_key(tx, &mut task)?;
     store::save(tx, &task, &was, scope.now())?;
     tell_with(scope, tx, "dev.baton.task.requeued", &task, &problem)?;
     Ok(task)

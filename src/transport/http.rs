@@ -134,6 +134,9 @@ async fn name_tenant(
     let named = match named(bound, from_path, &parts) {
         Ok(named) => named,
         Err(error) => {
+            let principal = parts.extensions.get::<Arc<Principal>>();
+            let access = &door.shared.app.access;
+            access.note_stray(principal, parts.uri.path(), &error).await;
             let data = Some(json!({"error": error.body()}));
             return refuse(StatusCode::BAD_REQUEST, -32602, error.message(), data);
         }
@@ -143,16 +146,14 @@ async fn name_tenant(
     next.run(request).await
 }
 
-pub(super) fn named(
-    bound: Option<&TenantId>,
-    path: Option<&str>,
-    parts: &Parts,
-) -> Result<Named> {
+pub(super) fn named(bound: Option<&TenantId>, path: Option<&str>, parts: &Parts) -> Result<Named> {
     let principal = parts.extensions.get::<Arc<Principal>>().cloned();
     let header = parts.headers.get(&X_TENANT_ID);
     let header = header.map(|value| value.to_str().unwrap_or(""));
     if bound.is_none() && path.is_none() && header.is_none() {
-        let tenant = principal.as_ref().and_then(|who| who.sole_tenant().cloned());
+        let tenant = principal
+            .as_ref()
+            .and_then(|who| who.sole_tenant().cloned());
         return Ok(Named { tenant, principal });
     }
     let places = [("the path", path), ("the header X-Tenant-ID", header)];

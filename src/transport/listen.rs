@@ -20,7 +20,7 @@ use rmcp::model::{
 use super::http::MODERN;
 use super::wire::MAX_BYTES;
 use super::{MCP_METHOD, MCP_PROTOCOL_VERSION, early, failed, refuse};
-use crate::mcp::{Hearing, Listener, Named, RETRY, Shared, Visit, knows_listeners};
+use crate::mcp::{Hearing, Listener, Named, RETRY, Shared, Visit, knows_listeners, protocol_error};
 
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -102,7 +102,16 @@ async fn begin(
     id: &RequestId,
     filter: SubscriptionFilter,
 ) -> Result<Listener, ErrorData> {
-    let ctx = shared.ctx(named, meta)?;
+    let ctx = match shared.ctx(named, meta) {
+        Ok(ctx) => ctx,
+        Err(error) => {
+            let access = &shared.app.access;
+            access
+                .note_stray(named.principal.as_ref(), METHOD, &error)
+                .await;
+            return Err(protocol_error(&error));
+        }
+    };
     Listener::begin(shared, &ctx, id.clone(), filter).await
 }
 

@@ -11,6 +11,7 @@ use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::outbound::Client;
+use crate::secret::Secret;
 
 /// Where calls go. Cheap to clone.
 #[derive(Clone)]
@@ -34,14 +35,14 @@ impl Remote {
         }
     }
 
-    /// Calls go to the server at `url`, such as `http://127.0.0.1:5050`.
+    /// Calls go to the server at `url`, such as `http://127.0.0.1:5050`, and show it `key`.
     ///
     /// # Errors
     /// `url` is no such address.
-    pub fn rest(url: &str, tenant: Option<TenantId>) -> Result<Self> {
+    pub fn rest(url: &str, tenant: Option<TenantId>, key: Option<Secret>) -> Result<Self> {
         Ok(Self {
             catalog: Arc::new(Catalog::new()),
-            side: Side::Rest(Client::new(url, tenant)?),
+            side: Side::Rest(Client::new(url, tenant, key)?),
         })
     }
 

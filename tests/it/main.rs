@@ -9,6 +9,8 @@
 mod program;
 mod support;
 
+mod access;
+mod access_keys;
 mod bad_input;
 mod bounds;
 mod cli_install;

@@ -106,10 +106,15 @@ impl Home {
 
     /// Starts a server and returns its address.
     pub(crate) fn serve(&self, listen: &str) -> (Running, String) {
+        self.serve_with(&["--listen", listen])
+    }
+
+    /// As [`Home::serve`], with further arguments.
+    pub(crate) fn serve_with(&self, arguments: &[&str]) -> (Running, String) {
         let file = self.path("serve.log");
         let log = std::fs::File::create(&file).expect("a log");
         let child = self
-            .command(&["serve", "--listen", listen])
+            .command(&[&["serve"], arguments].concat())
             .stderr(log)
             .spawn()
             .expect("the program runs");

@@ -1,7 +1,7 @@
 //! The in-process server with its HTTP edge on a free port, and a client that shows everything of an answer.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use axum::Router;
 use baton::app::App;
@@ -87,7 +87,7 @@ impl Builder {
             address,
             home,
             serving,
-            http: client(),
+            http: RwLock::new(client(HeaderMap::new())),
         }
     }
 }
@@ -96,10 +96,11 @@ impl Builder {
     clippy::disallowed_methods,
     reason = "a test looks at the server from outside, past the program's own client"
 )]
-fn client() -> reqwest::Client {
+fn client(headers: HeaderMap) -> reqwest::Client {
     // It fails only when another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    let builder = reqwest::Client::builder().no_proxy();
+    builder.default_headers(headers).build().unwrap()
 }
 
 /// A running server.
@@ -109,7 +110,7 @@ pub(crate) struct HttpServer {
     /// Its place, gone with the last server on it.
     pub(crate) home: Arc<Home>,
     serving: JoinSet<std::io::Result<()>>,
-    http: reqwest::Client,
+    http: RwLock<reqwest::Client>,
 }
 
 impl HttpServer {
@@ -128,9 +129,18 @@ impl HttpServer {
         format!("http://{}{path}", self.address)
     }
 
+    /// From here on every request shows this key.
+    pub(crate) fn show(&self, key: &str) {
+        let mut headers = HeaderMap::new();
+        let bearer = format!("Bearer {key}").parse().unwrap();
+        headers.insert("authorization", bearer);
+        *self.http.write().unwrap() = client(headers);
+    }
+
     /// A request, to be completed and sent.
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, self.url(path))
+        let http = self.http.read().unwrap();
+        http.request(method, self.url(path))
     }
 
     /// Reads `path`.
