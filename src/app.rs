@@ -49,7 +49,7 @@ impl App {
         let system = System::new(store, clock, random, config.limits.clone());
         Ok(Self {
             catalog: Arc::new(Catalog::new()),
-            access: Arc::new(Access::new(system.clone(), config.auth.clone())),
+            access: Arc::new(Access::new(system.clone(), &config)?),
             system,
             config: Arc::new(config),
             stopping: CancellationToken::new(),

@@ -37,10 +37,36 @@ pub struct Settings {
     #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
 
-    /// Who may come in: none (everybody; loopback and pipes only), keys (`baton key create`) [default: none]
+    /// Who may come in: none (everybody; loopback and pipes only), keys (`baton key create`), oidc (tokens of --oidc-issuer) [default: none]
     #[arg(long, env = "BATON_AUTH", value_name = "WAYS", value_delimiter = ',')]
     #[serde(default)]
     pub auth: Vec<Auth>,
+
+    /// Where clients reach this server, if not where it listens: `https://baton.example.com`
+    #[arg(long, env = "BATON_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+
+    /// The authorization server whose tokens (JWT) are honoured, as its tokens name it
+    #[arg(long, env = "BATON_OIDC_ISSUER", value_name = "URL")]
+    pub oidc_issuer: Option<String>,
+
+    /// For whom tokens must be (`aud`) [default: the public URL with /mcp]
+    #[arg(
+        long,
+        env = "BATON_OIDC_AUDIENCE",
+        value_name = "AUDIENCE",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub oidc_audience: Vec<String>,
+
+    /// The claim that names the tenants of who shows a token; `*` there stands for all [default: tenant]
+    #[arg(long, env = "BATON_OIDC_TENANT_CLAIM", value_name = "CLAIM")]
+    pub oidc_tenant_claim: Option<String>,
+
+    /// The claim that names the roles of who shows a token [default: roles]
+    #[arg(long, env = "BATON_OIDC_ROLE_CLAIM", value_name = "CLAIM")]
+    pub oidc_role_claim: Option<String>,
 
     /// The key that this process shows: to the server that it calls (`call`, `work`), or for its client (`stdio`)
     #[arg(long, env = "BATON_KEY", value_name = "KEY", hide_env_values = true)]
@@ -107,6 +133,23 @@ pub enum Auth {
     None,
     /// With a key of this server.
     Keys,
+    /// With a token of the authorization server.
+    Oidc,
+}
+
+/// Whose tokens are honoured, and how they are read.
+#[derive(Debug, Clone)]
+pub struct Oidc {
+    /// The authorization server, as its tokens name it.
+    pub issuer: String,
+    /// For whom tokens must be; never empty.
+    pub audience: Vec<String>,
+    /// The claim that names tenants.
+    pub tenant_claim: String,
+    /// The claim that names roles.
+    pub role_claim: String,
+    /// Where clients reach this server, without a slash at the end.
+    pub public_url: String,
 }
 
 /// How log lines look.
@@ -133,6 +176,8 @@ pub struct Config {
     pub tenant: Option<TenantId>,
     /// How callers prove who they are; never empty.
     pub auth: Vec<Auth>,
+    /// Whose tokens are honoured, if any are.
+    pub oidc: Option<Oidc>,
     /// The key that this process shows.
     pub key: Option<Secret>,
     /// What to log.
@@ -206,6 +251,35 @@ impl Settings {
                 listen.port()
             );
         }
+        let oidc = if auth.contains(&Auth::Oidc) {
+            let public_url = self.public_url.or(file.public_url);
+            let public_url = public_url
+                .unwrap_or_else(|| format!("http://{listen}"))
+                .trim_end_matches('/')
+                .to_owned();
+            let audience = match (self.oidc_audience.is_empty(), file.oidc_audience.is_empty()) {
+                (false, _) => self.oidc_audience,
+                (true, false) => file.oidc_audience,
+                (true, true) => vec![format!("{public_url}/mcp")],
+            };
+            Some(Oidc {
+                issuer: self.oidc_issuer.or(file.oidc_issuer).context(
+                    "--auth oidc needs --oidc-issuer URL: the authorization server whose tokens are honoured",
+                )?,
+                audience,
+                tenant_claim: self
+                    .oidc_tenant_claim
+                    .or(file.oidc_tenant_claim)
+                    .unwrap_or_else(|| "tenant".into()),
+                role_claim: self
+                    .oidc_role_claim
+                    .or(file.oidc_role_claim)
+                    .unwrap_or_else(|| "roles".into()),
+                public_url,
+            })
+        } else {
+            None
+        };
         let data = match self.data.or(file.data) {
             Some(data) => at_home(data),
             None => default_data()
@@ -231,6 +305,7 @@ impl Settings {
             database: self.database.or(file.database),
             tenant: self.tenant.or(file.tenant),
             auth,
+            oidc,
             key: self.key.or(file.key),
             log_level: self
                 .log_level

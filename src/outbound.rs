@@ -1,5 +1,5 @@
-//! Every HTTP call that leaves this process goes through here. Today that is one kind: a Baton that calls another one's
-//! REST interface, for the command line and for executors that work over a URL.
+//! Every HTTP call that leaves this process goes through here: a Baton that calls another one's REST interface, for the
+//! command line and for executors that work over a URL, and documents that an authorization server publishes.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,6 +19,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(75);
 /// Time that a connection is kept for the next call; less than the server keeps it, so that none is used as it closes.
 const IDLE: Duration = Duration::from_mins(1);
+/// Time for a document that another server publishes, and its bytes at most.
+const DOCUMENT: Duration = Duration::from_secs(10);
+const PUBLISHED: usize = 1024 * 1024;
 /// Bytes of an answer at most.
 const ANSWER: usize = 64 * 1024 * 1024;
 /// The header that names the tenant.
@@ -50,13 +53,7 @@ impl Client {
         // The whole base counts as a folder, so that a server behind a path prefix is reached.
         let folder = format!("{}/", url.path().trim_end_matches('/'));
         url.set_path(&folder);
-        // It fails only when a provider is there already, which does as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the one place that makes clients"
-        )]
-        let builder = reqwest::Client::builder();
+        let builder = builder();
         // A proxy that the environment names leads out of this machine, not back into it.
         let builder = if is_loopback(&url) {
             builder.no_proxy()
@@ -64,12 +61,8 @@ impl Client {
             builder
         };
         let http = builder
-            .connect_timeout(CONNECT)
             .timeout(CALL)
             .pool_idle_timeout(IDLE)
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .user_agent(concat!("baton/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(Error::internal)?;
         Ok(Self {
@@ -163,7 +156,7 @@ impl Client {
         let response = request
             .send()
             .await
-            .map_err(|error| self.unreachable(error))?;
+            .map_err(|error| unreachable(&self.base, error))?;
         let status = response.status();
         let retry_after = response
             .headers()
@@ -180,33 +173,90 @@ impl Client {
         Err(remote_error(status, &body, retry_after))
     }
 
-    async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>> {
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.unreachable(error))?
-        {
-            if body.len() + chunk.len() > ANSWER {
-                let message = format!("{} answered more than {ANSWER} bytes", self.base);
-                return Err(Error::new(Kind::Unavailable, "remote_error", message));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+    async fn body(&self, response: reqwest::Response) -> Result<Vec<u8>> {
+        body(response, ANSWER, &self.base).await
+    }
+}
+
+/// Reads documents that other servers publish.
+#[derive(Debug, Clone)]
+pub struct Reader(reqwest::Client);
+
+impl Reader {
+    /// One that asks whoever it is told to: for addresses that the operator names.
+    ///
+    /// # Errors
+    /// `internal` when there is no usable TLS.
+    pub fn new() -> Result<Self> {
+        let builder = builder().timeout(DOCUMENT);
+        builder.build().map(Self).map_err(Error::internal)
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> Error {
-        let how = if error.is_timeout() {
-            "did not answer in time"
-        } else if error.is_connect() {
-            "can't be reached; is the server running?"
-        } else {
-            "broke the call off"
-        };
-        let message = format!("{} {how}", self.base);
-        Error::unavailable("remote_unreachable", message, Duration::from_secs(1)).with_source(error)
+    /// The JSON document at `url`: over TLS, but for this machine.
+    ///
+    /// # Errors
+    /// `invalid_input`, `remote_unreachable`, `remote_error`.
+    pub async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T> {
+        let url = Url::parse(url).ok().filter(Url::has_host);
+        let url = url.filter(|url| url.scheme() == "https" || is_loopback(url));
+        let url = url.ok_or_else(|| {
+            Error::invalid(
+                "invalid_input",
+                "a document is read over https://, or from this machine",
+            )
+        })?;
+        let response = self.0.get(url.clone()).send().await;
+        let response = response.map_err(|error| unreachable(&url, error))?;
+        let status = response.status();
+        let body = body(response, PUBLISHED, &url).await?;
+        if !status.is_success() {
+            let message = format!("{url} answered {status}");
+            return Err(Error::new(Kind::Unavailable, "remote_error", message));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            let message = format!("{url} is not the document that was expected");
+            Error::new(Kind::Unavailable, "remote_error", message).with_source(error)
+        })
     }
+}
+
+async fn body(mut response: reqwest::Response, most: usize, from: &Url) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let broken = |error| unreachable(from, error);
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > most {
+            let message = format!("{from} answered more than {most} bytes");
+            return Err(Error::new(Kind::Unavailable, "remote_error", message));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn unreachable(from: &Url, error: reqwest::Error) -> Error {
+    let how = if error.is_timeout() {
+        "did not answer in time"
+    } else if error.is_connect() {
+        "can't be reached; is the server running?"
+    } else {
+        "broke the call off"
+    };
+    let message = format!("{from} {how}");
+    Error::unavailable("remote_unreachable", message, Duration::from_secs(1)).with_source(error)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that makes clients"
+)]
+fn builder() -> reqwest::ClientBuilder {
+    // It fails only when a provider is there already, which does as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_nodelay(true)
+        .user_agent(concat!("baton/", env!("CARGO_PKG_VERSION")))
 }
 
 fn is_loopback(url: &Url) -> bool {

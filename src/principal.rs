@@ -162,6 +162,11 @@ impl Principal {
         }
     }
 
+    /// Whether he showed a token, of which he can get another one with more scopes.
+    pub fn has_token(&self) -> bool {
+        self.name.starts_with("user:")
+    }
+
     /// The first of the tenants that he has, where they are counted.
     pub fn first_tenant(&self) -> Option<&TenantId> {
         match &self.tenants {

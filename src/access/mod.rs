@@ -1,29 +1,41 @@
-//! Who may come in: what somebody shows becomes a principal, or he stays outside. Keys are this server's own.
+//! Who may come in: what somebody shows becomes a principal, or he stays outside. Keys are this server's own, tokens an
+//! authorization server's.
 //!
 //! A principal is remembered for a second: a key that is revoked opens no door longer than that, on any process.
 
+mod issuer;
 pub mod keys;
+mod ring;
 mod store;
+mod token;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::clock::Time;
-use crate::config::Auth;
+use crate::config::{Auth, Config, Oidc};
 use crate::ctx::{Ctx, System};
 use crate::error::{Error, Kind, Result};
 use crate::events;
+use crate::id::TenantId;
 use crate::principal::{Principal, Tenants};
+use token::Tokens;
 
 /// How long a key that was looked at is known without another look.
 const FRESH: Duration = Duration::from_secs(1);
 /// How exactly it is known when a key was last used: each call would be a write otherwise.
 const EXACT: Duration = Duration::from_mins(1);
+/// Where clients are told how to come in, before the path of the resource (RFC 9728 §3).
+pub const METADATA: &str = "/.well-known/oauth-protected-resource";
+/// What an ordinary client asks its user for.
+const SCOPES: &str = "tasks:read tasks:orchestrate tasks:execute";
 /// Credentials that are remembered; then all are forgotten and looked at again.
 const REMEMBERED: usize = 20_000;
 
@@ -31,6 +43,7 @@ const REMEMBERED: usize = 20_000;
 pub struct Access {
     system: System,
     auth: Vec<Auth>,
+    tokens: Option<Tokens>,
     known: DashMap<[u8; 32], Known>,
 }
 
@@ -49,12 +62,23 @@ struct Refusal<'a> {
 
 impl Access {
     /// A door that opens as the settings say.
-    pub fn new(system: System, auth: Vec<Auth>) -> Self {
-        Self {
-            system,
-            auth,
+    ///
+    /// # Errors
+    /// There is no usable TLS to ask an issuer with.
+    pub fn new(system: System, config: &Config) -> Result<Self> {
+        let tokens = config.oidc.clone();
+        let tokens = tokens.map(|settings| Tokens::new(settings, system.clock()));
+        Ok(Self {
+            tokens: tokens.transpose()?,
+            auth: config.auth.clone(),
             known: DashMap::new(),
-        }
+            system,
+        })
+    }
+
+    /// Whose tokens are honoured, if any are.
+    pub fn oidc(&self) -> Option<&Oidc> {
+        self.tokens.as_ref().map(Tokens::settings)
     }
 
     /// Whether somebody who shows nothing may come in.
@@ -62,12 +86,45 @@ impl Access {
         self.auth.contains(&Auth::None)
     }
 
+    /// What to tell who may not do what he wants at `path`: how to prove who he is, or which scope it would take (RFC 6750 §3,
+    /// RFC 9728 §5.1).
+    pub fn challenge(&self, path: &str, problem: Option<&str>, scope: Option<&str>) -> String {
+        let mut challenge = "Bearer realm=\"baton\"".to_owned();
+        let mut add = |name: &str, value: &str| {
+            // Writing to a string can't fail.
+            let _ = write!(challenge, ", {name}=\"{value}\"");
+        };
+        if let Some(problem) = problem {
+            add("error", problem);
+        }
+        if let Some(oidc) = self.oidc() {
+            let resource = resource_at(path);
+            let metadata = format!("{}{METADATA}{resource}", oidc.public_url);
+            add("resource_metadata", &metadata);
+            add("scope", scope.unwrap_or(SCOPES));
+        }
+        challenge
+    }
+
+    /// What clients are told of the resource at `path` (RFC 9728 §2); `None` when no tokens are honoured here.
+    pub fn metadata(&self, path: &str) -> Option<Value> {
+        let oidc = self.oidc()?;
+        Some(json!({
+            "resource": format!("{}{}", oidc.public_url, resource_at(path)),
+            "authorization_servers": [oidc.issuer],
+            "scopes_supported": SCOPES.split(' ').collect::<Vec<_>>(),
+            "bearer_methods_supported": ["header"],
+            "resource_name": "Baton",
+            "resource_documentation": format!("{}/docs", oidc.public_url),
+        }))
+    }
+
     /// Lets somebody in who shows `credential`. `None` stands for whoever comes where nobody is asked who he is.
     ///
     /// # Errors
     /// `credential_required`, `invalid_credential`, or a failure of the database.
     pub async fn let_in(&self, credential: Option<&str>) -> Result<Option<Arc<Principal>>> {
-        if !self.auth.contains(&Auth::Keys) {
+        if self.auth == [Auth::None] {
             return Ok(None);
         }
         let Some(credential) = credential else {
@@ -75,7 +132,7 @@ impl Access {
                 Ok(None)
             } else {
                 let message =
-                    "show a key: `Authorization: Bearer bt_…`, or BATON_KEY for a process";
+                    "show who you are: `Authorization: Bearer …`, or BATON_KEY for a process";
                 Err(Error::new(
                     Kind::Unauthenticated,
                     "credential_required",
@@ -86,7 +143,11 @@ impl Access {
         let hash = hash_of(credential);
         let principal = match self.remembered(&hash) {
             Some(principal) => principal,
-            None => self.look_up(credential, hash).await?,
+            None => {
+                let principal = Arc::new(self.look_up(credential, &hash).await?);
+                self.remember(hash, &principal);
+                principal
+            }
         };
         let is_over = |until: Time| until <= self.system.clock().now();
         if principal.expires_at.is_some_and(is_over) {
@@ -100,12 +161,27 @@ impl Access {
         (known.until > self.system.clock().steady()).then(|| known.principal.clone())
     }
 
-    async fn look_up(&self, credential: &str, hash: [u8; 32]) -> Result<Arc<Principal>> {
-        let id = keys::id_of(credential).ok_or_else(invalid)?.to_owned();
+    fn remember(&self, hash: [u8; 32], principal: &Arc<Principal>) {
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        let known = Known {
+            principal: principal.clone(),
+            until: self.system.clock().steady() + FRESH,
+        };
+        self.known.insert(hash, known);
+    }
+
+    async fn look_up(&self, credential: &str, hash: &[u8; 32]) -> Result<Principal> {
         let now = self.system.clock().now();
+        let Some(id) = keys::id_of(credential).filter(|_| self.auth.contains(&Auth::Keys)) else {
+            let tokens = self.tokens.as_ref().ok_or_else(invalid)?;
+            return tokens.read(credential, now).await;
+        };
+        let id = id.to_owned();
         let find = move |tx: &mut crate::store::SystemTx<'_>| store::find_anywhere(tx, &id);
         let kept = self.system.survey(find).await?.ok_or_else(invalid)?;
-        let is_it = |known: &[u8]| bool::from(known.ct_eq(&hash));
+        let is_it = |known: &[u8]| bool::from(known.ct_eq(hash));
         let is_old = kept.old_until.is_some_and(|until| until > now)
             && kept.old_hash.as_deref().is_some_and(is_it);
         if !is_it(&kept.hash) && !is_old {
@@ -114,25 +190,13 @@ impl Access {
         if kept.last_used_at.is_none_or(|at| now.since(at) > EXACT) {
             self.note_use(&kept).await;
         }
-        let principal = Arc::new(Principal {
+        let tenants = kept.tenant.clone();
+        Ok(Principal {
             name: format!("key:{}", kept.key_id).into(),
-            tenants: kept
-                .tenant
-                .clone()
-                .map_or(Tenants::All, |tenant| Tenants::These(vec![tenant])),
+            tenants: tenants.map_or(Tenants::All, |tenant| Tenants::These(vec![tenant])),
             grant: kept.grant,
             expires_at: kept.expires_at,
-        });
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
-        }
-        let until = self.system.clock().steady() + FRESH;
-        let known = Known {
-            principal: principal.clone(),
-            until,
-        };
-        self.known.insert(hash, known);
-        Ok(principal)
+        })
     }
 
     /// Writes down that somebody was refused what he wanted before it was clear for which tenant: in the first of his own.
@@ -158,6 +222,17 @@ impl Access {
         if let Err(error) = self.system.command(note).await {
             tracing::warn!(error = ?error, "the use of a key could not be noted");
         }
+    }
+}
+
+/// The MCP endpoint that a path belongs to, alone or of a tenant.
+fn resource_at(path: &str) -> String {
+    let tenant = path
+        .strip_prefix("/t/")
+        .and_then(|rest| rest.split('/').next());
+    match tenant.map(str::parse::<TenantId>) {
+        Some(Ok(tenant)) => format!("/t/{tenant}/mcp"),
+        _ => "/mcp".to_owned(),
     }
 }
 

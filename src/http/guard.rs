@@ -24,6 +24,9 @@ const METHODS: &str = "GET, POST, PATCH, DELETE";
 /// What everybody may see: whether the server lives, and what it takes.
 const OPEN: [&str; 5] = ["/", "/health", "/ready", "/docs", "/openapi.json"];
 
+/// Documents for who looks for a way in (RFC 8615).
+const PUBLISHED: &str = "/.well-known/";
+
 /// What stands before every request.
 pub(super) struct Guard {
     access: Arc<Access>,
@@ -137,15 +140,32 @@ impl Names {
 impl Guard {
     /// Finds out who sends the request, and answers it if he may come in.
     async fn let_in(&self, mut request: Request, next: Next) -> Response {
-        if !OPEN.contains(&request.uri().path()) {
+        let path = request.uri().path();
+        if !OPEN.contains(&path) && !path.starts_with(PUBLISHED) {
             let shown = credential(request.headers());
             match self.access.let_in(shown).await {
                 Ok(Some(principal)) => drop(request.extensions_mut().insert(principal)),
                 Ok(None) => {}
-                Err(error) => return stay_out(error, shown.is_some()),
+                Err(error) => return self.stay_out(error, shown.is_some(), path),
             }
         }
         caught(request, next).await
+    }
+
+    /// The answer to who may not come in: with a challenge that leads to where he gets a token, if there is such a place
+    /// (RFC 6750 §3, RFC 9728 §5.1).
+    fn stay_out(&self, error: Error, has_shown: bool, path: &str) -> Response {
+        let is_unknown = error.kind() == Kind::Unauthenticated;
+        let mut response = Problem::from(error).into_response();
+        if is_unknown {
+            let problem = has_shown.then_some("invalid_token");
+            let challenge = self.access.challenge(path, problem, None);
+            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+                let headers = response.headers_mut();
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+        }
+        response
     }
 }
 
@@ -156,23 +176,6 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
-}
-
-/// The answer to who may not come in.
-fn stay_out(error: Error, has_shown: bool) -> Response {
-    let is_unknown = error.kind() == Kind::Unauthenticated;
-    let mut response = Problem::from(error).into_response();
-    if is_unknown {
-        let challenge = if has_shown {
-            r#"Bearer realm="baton", error="invalid_token""#
-        } else {
-            r#"Bearer realm="baton""#
-        };
-        let headers = response.headers_mut();
-        let challenge = HeaderValue::from_static(challenge);
-        headers.insert(header::WWW_AUTHENTICATE, challenge);
-    }
-    response
 }
 
 fn is_loopback(host: &str) -> bool {

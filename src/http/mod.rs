@@ -14,13 +14,14 @@ mod rest;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::access::METADATA;
 use crate::app::App;
 use error::Problem;
 use guard::Guard;
@@ -46,11 +47,22 @@ pub fn router(app: &App) -> Router {
         .route("/", get(|| async { Redirect::temporary("/docs") }))
         .route("/health", get(health))
         .route("/ready", get(ready))
+        .route(METADATA, get(metadata))
+        .route(&format!("{METADATA}/{{*path}}"), get(metadata))
         .with_state(app.clone())
         .merge(openapi::router(&app.catalog))
         .merge(docs::router())
         .merge(rest::router(app))
         .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// Says how clients prove who they are (RFC 9728).
+async fn metadata(State(app): State<App>, uri: Uri) -> Result<Response, Problem> {
+    let path = uri.path().trim_start_matches(METADATA);
+    match app.access.metadata(path) {
+        Some(metadata) => Ok(answer(StatusCode::OK, &metadata)),
+        None => Err(unknown(uri.path())),
+    }
 }
 
 /// Says that the process lives, without asking anything else.
@@ -91,10 +103,11 @@ fn answer(status: StatusCode, body: &serde_json::Value) -> Response {
 }
 
 async fn unknown_path(request: Request) -> Problem {
-    let detail = format!(
-        "there is nothing at {}; /docs shows what there is",
-        request.uri().path()
-    );
+    unknown(request.uri().path())
+}
+
+fn unknown(path: &str) -> Problem {
+    let detail = format!("there is nothing at {path}; /docs shows what there is");
     Problem::new("unknown_path", detail)
 }
 

@@ -17,6 +17,7 @@ use super::server::{Named, actor, caught};
 use super::session::{Begun, Shared};
 use super::tools;
 use crate::ctx::{Ctx, choose_tenant};
+use crate::principal::Principal;
 
 /// A whole message. One with further members is for rmcp.
 #[derive(Deserialize)]
@@ -129,6 +130,12 @@ impl Plain {
     /// The request's id.
     pub(crate) fn id(&self) -> &RequestId {
         &self.id
+    }
+
+    /// Whether `principal` may make it, as far as roles and scopes go.
+    pub(crate) fn is_admitted(&self, principal: &Principal) -> bool {
+        let op = self.shared.app.catalog.op(self.tool);
+        op.is_some_and(|op| principal.may(op.permission, op.name))
     }
 
     /// The tool that is called.

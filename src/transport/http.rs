@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -22,7 +22,7 @@ use super::plain::{self, Short};
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
 use super::{
-    MCP_METHOD, MCP_PROTOCOL_VERSION, X_TENANT_ID, body, failed, listen, no_room, refuse,
+    MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, X_TENANT_ID, body, failed, listen, no_room, refuse,
     too_many_sessions,
 };
 use crate::app::App;
@@ -141,9 +141,33 @@ async fn name_tenant(
             return refuse(StatusCode::BAD_REQUEST, -32602, error.message(), data);
         }
     };
+    if let Some(refusal) = step_up(&door.shared, &named, &parts).await {
+        return refusal;
+    }
     let mut request = Request::from_parts(parts, body);
     request.extensions_mut().insert(named);
     next.run(request).await
+}
+
+/// The refusal of a tool that a token's scopes don't reach: by status and challenge, so that the client can ask its user for
+/// more (MCP authorization, "Step-Up Authorization Flow"). Who shows a key learns of it by the tool's result.
+async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Response> {
+    let principal = named.principal.as_ref().filter(|who| who.has_token())?;
+    let is_call = parts.headers.get(&MCP_METHOD)? == "tools/call";
+    let tool = parts.headers.get(&MCP_NAME).filter(|_| is_call)?;
+    let op = shared.app.catalog.op(tool.to_str().ok()?)?;
+    let error = principal.admit(op.permission, op.name).err()?;
+    let access = &shared.app.access;
+    access.note_stray(Some(principal), op.name, &error).await;
+    let data = Some(json!({"error": error.body()}));
+    let mut response = refuse(StatusCode::FORBIDDEN, -32600, error.message(), data);
+    let scope = Some(op.permission.scope());
+    let challenge = access.challenge(parts.uri.path(), Some("insufficient_scope"), scope);
+    if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+        let headers = response.headers_mut();
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    Some(response)
 }
 
 pub(super) fn named(bound: Option<&TenantId>, path: Option<&str>, parts: &Parts) -> Result<Named> {

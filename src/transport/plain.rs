@@ -61,7 +61,12 @@ impl Service<Request> for Short {
                 let bound = shared.app.config.tenant.as_ref();
                 let named = named(bound, path, &parts).ok()?;
                 let call = Plain::read(&shared, &named, &body)?;
-                (only(&parts.headers, &MCP_NAME)? == call.tool()).then_some(call)
+                // What a token does not reach is refused by status, which is the long way's.
+                let is_his = named
+                    .principal
+                    .as_ref()
+                    .is_none_or(|who| !who.has_token() || call.is_admitted(who));
+                (is_his && only(&parts.headers, &MCP_NAME)? == call.tool()).then_some(call)
             };
             if let Some(call) = call() {
                 return Ok(early::begin_early(respond(call), body).await);
