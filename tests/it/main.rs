@@ -16,6 +16,8 @@ mod bounds;
 mod cli_install;
 mod cli_verbs;
 mod contract;
+mod handles;
+mod handles_kept;
 mod histories;
 mod http_edge;
 mod http_openapi;
