@@ -151,10 +151,8 @@ fn stand(tasks: Vec<Task>, until: Until, call: Call) -> Result<(String, Stage)> 
 }
 
 fn message(tasks: &[Task]) -> String {
-    let step = tasks.iter().filter(|task| !task.state.is_terminal());
-    let step = step
-        .filter_map(|task| task.run.current_step.as_deref())
-        .next();
+    let mut open = tasks.iter().filter(|task| !task.state.is_terminal());
+    let step = open.find_map(|task| task.run.current_step.as_deref());
     let mut message = match tasks {
         [task] => {
             let name = task.state.name();
