@@ -349,13 +349,13 @@ async fn allowed(ctx: &Ctx, op: &Op) -> Result<()> {
     let Some(principal) = ctx.principal() else {
         return Ok(());
     };
-    let admitted = principal.admit(op.permission, op.name);
-    noted(ctx, op.name, admitted).await
+    let allowed = principal.admit(op.permission, op.name);
+    noted(ctx, op.name, allowed).await
 }
 
 /// Writes a refusal down, as the catalogue does for calls.
 async fn noted<T>(ctx: &Ctx, wanted: &str, outcome: Result<T>) -> Result<T> {
-    if let (Some(_), Err(error)) = (ctx.principal(), &outcome)
+    if let Err(error) = &outcome
         && error.kind() == Kind::Forbidden
     {
         access::note_refusal(ctx, wanted, error).await;

@@ -19,8 +19,8 @@ use rmcp::{ErrorData, Peer, RoleServer};
 use serde_json::{Value, json};
 
 use super::kept::Visit;
-use super::{handles, protocol_error};
 use super::session::{Session, Shared};
+use super::{handles, protocol_error};
 use crate::ctx::Ctx;
 use crate::feed::{Change, Follower, News};
 use crate::sessions::{self, SUBSCRIPTIONS};

@@ -17,6 +17,7 @@ mod cli_install;
 mod cli_verbs;
 mod contract;
 mod handles;
+mod handles_heard;
 mod handles_kept;
 mod histories;
 mod http_edge;
