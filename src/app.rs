@@ -14,11 +14,11 @@ use crate::ctx::System;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
-use crate::{sessions, tasks};
+use crate::{handles, sessions, tasks};
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
-/// How often sessions are looked for that nobody comes back to.
+/// How often sessions are looked for that nobody comes back to, and handles that have expired.
 const FORGET: Duration = Duration::from_mins(1);
 /// When calls that still wait are answered that they can't go on, counted from the moment when the server begins to stop:
 /// shortly before connections are cut, so that few are cut without a word.
@@ -58,7 +58,7 @@ impl App {
     }
 
     /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due, and the removal of
-    /// sessions that nobody comes back to.
+    /// sessions and handles that nobody comes back to.
     pub fn start_workers(&self) {
         self.start(
             REAP,
@@ -68,6 +68,7 @@ impl App {
             FORGET,
             |system| async move { sessions::tick(&system).await },
         );
+        self.start(FORGET, |system| async move { handles::tick(&system).await });
     }
 
     /// Runs `tick` until the server stops, at once again while there is something to do.

@@ -270,6 +270,11 @@ pub const ALL: &[Code] = &[
         "As many calls wait as may; come back after `retry_after_seconds`, or ask without waiting.",
     ),
     code(
+        "unknown_handle",
+        Kind::NotFound,
+        "There is no such task handle of the MCP Tasks extension, or none of this caller, or it has expired.",
+    ),
+    code(
         "unknown_key",
         Kind::NotFound,
         "There is no such key in this tenant.",

@@ -141,6 +141,11 @@ id!(
     LeaseToken, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a lease_token is what task_claim gave", mint "lse_"
 );
 
+id!(
+    /// A handle of a call that a client follows.
+    HandleId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a handle is what the call was answered", mint "hdl_"
+);
+
 impl TenantId {
     /// The tenant of those who name none.
     pub fn default_tenant() -> Self {

@@ -9,7 +9,8 @@
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`access`]: who may come in;
 //! - [`sessions`] of legacy clients, for every process to go on with;
-//! - [`catalog`]: the one table of operations;
+//! - [`catalog`]: the one table of operations; [`handles`] of its long calls, for clients that follow them;
+//! - `feed`: what changes in a tenant, read once for all who listen;
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod access;
@@ -25,6 +26,8 @@ pub mod end_task;
 pub mod error;
 pub mod events;
 pub mod executor;
+mod feed;
+pub mod handles;
 pub mod http;
 pub mod id;
 pub mod mcp;

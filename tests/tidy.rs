@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up: a module may use the layers below its own. Within a layer, and against the order, only [`ARROWS`].
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &[
         "error",
         "codes",
@@ -42,7 +42,8 @@ const LAYERS: [&[&str]; 12] = [
         "webhooks",
     ],
     &["catalog"],
-    &["app"],
+    &["handles"],
+    &["app", "feed"],
     &["http", "mcp", "work"],
     &["transport"],
     &["cli"],

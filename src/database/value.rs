@@ -5,7 +5,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::id::{AgentId, LeaseToken, TaskId, TenantId};
+use crate::id::{AgentId, HandleId, LeaseToken, TaskId, TenantId};
 
 type Boxed = Box<dyn std::error::Error + Sync + Send>;
 
@@ -53,6 +53,7 @@ into_value! {
     &TenantId => |value| Self::Text(value.as_str().to_owned());
     &TaskId => |value| Self::Text(value.as_str().to_owned());
     &AgentId => |value| Self::Text(value.as_str().to_owned());
+    &HandleId => |value| Self::Text(value.as_str().to_owned());
     &LeaseToken => |value| Self::Text(value.as_str().to_owned());
 }
 
@@ -91,6 +92,7 @@ from_value! {
     TenantId => Value::Text(value) => value.parse().ok();
     TaskId => Value::Text(value) => value.parse().ok();
     AgentId => Value::Text(value) => value.parse().ok();
+    HandleId => Value::Text(value) => value.parse().ok();
     LeaseToken => Value::Text(value) => value.parse().ok();
 }
 

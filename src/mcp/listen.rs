@@ -7,19 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::{
+    ClientCapabilities, ClientJsonRpcMessage, ClientRequest, CustomNotification, Extensions,
     GetMeta, NotificationMetaObject, ProtocolVersion, RequestId, RequestMetaObject,
     ResourceUpdatedNotification, ResourceUpdatedNotificationParam, ServerNotification,
     ServerResult, SubscriptionFilter, SubscriptionsAcknowledgedNotification,
-    SubscriptionsAcknowledgedNotificationParams, SubscriptionsListenResult,
+    SubscriptionsAcknowledgedNotificationParams, SubscriptionsListenRequest,
+    SubscriptionsListenResult,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, Peer, RoleServer};
+use serde_json::{Value, json};
 
-use super::feed::{Change, Follower, News};
 use super::kept::Visit;
-use super::protocol_error;
 use super::session::{Session, Shared};
+use super::{handles, protocol_error};
 use crate::ctx::Ctx;
+use crate::feed::{Change, Follower, News};
 use crate::sessions::{self, SUBSCRIPTIONS};
 
 /// How long a client may leave a notification unread before its session is given up on.
@@ -158,13 +161,77 @@ pub(crate) fn knows_listeners(meta: &RequestMetaObject) -> bool {
     meta.missing_required_keys(&modern).is_empty() && meta.protocol_version() == Some(modern)
 }
 
+/// What a listener asks for.
+pub(crate) struct Requested {
+    filter: SubscriptionFilter,
+    /// The handles of the Tasks extension, which rmcp's filter lacks.
+    task_ids: Option<Value>,
+}
+
+/// Where the handles that a listener names are kept beside rmcp's request.
+#[derive(Clone)]
+struct TaskIds(Value);
+
+impl Requested {
+    /// What `request` asks for, which came with `extensions`.
+    pub(crate) fn of(request: SubscriptionsListenRequest, extensions: &Extensions) -> Self {
+        let task_ids = extensions.get::<TaskIds>();
+        Self {
+            filter: request.params.notifications,
+            task_ids: task_ids.map(|TaskIds(ids)| ids.clone()),
+        }
+    }
+
+    /// The handles.
+    fn task_ids(&mut self, meta: &RequestMetaObject) -> Result<Option<Vec<String>>, ErrorData> {
+        let Some(ids) = self.task_ids.take() else {
+            return Ok(None);
+        };
+        if !meta
+            .client_capabilities()
+            .is_some_and(|it| it.supports_tasks())
+        {
+            let required = ClientCapabilities::builder().enable_tasks().build();
+            return Err(ErrorData::missing_required_client_capability(required));
+        }
+        let ids = serde_json::from_value(ids).map_err(|error| {
+            let path = "/params/notifications/taskIds";
+            let message = format!("subscriptions/listen: {path}: {error}");
+            ErrorData::invalid_params(message, Some(json!({"path": path})))
+        })?;
+        Ok(Some(ids))
+    }
+}
+
+/// Keeps the handles that a listener names in its request's `text`, where `message` is such a request.
+pub(crate) fn keep_task_ids(message: &mut ClientJsonRpcMessage, text: &[u8]) {
+    let ClientJsonRpcMessage::Request(message) = message else {
+        return;
+    };
+    let ClientRequest::SubscriptionsListenRequest(request) = &mut message.request else {
+        return;
+    };
+    let text: Result<Value, _> = serde_json::from_slice(text);
+    let ids = text.ok().and_then(|mut text| {
+        let ids = text.pointer_mut("/params/notifications/taskIds")?;
+        Some(ids.take())
+    });
+    if let Some(ids) = ids {
+        request.extensions.insert(TaskIds(ids));
+    }
+}
+
 /// One `subscriptions/listen` request that is being served.
 pub(crate) struct Listener {
     id: RequestId,
     follower: Follower,
-    /// What of the filter is honoured. The `taskIds` of the tasks extension will stand beside it.
+    /// What of the filter is honoured.
     accepted: SubscriptionFilter,
     wanted: HashSet<String>,
+    /// The handles that it is told of, where it asked for some.
+    watching: Option<Box<handles::Watching>>,
+    /// Messages that wait for others of the same news.
+    ready: Vec<ServerNotification>,
 }
 
 impl Listener {
@@ -175,17 +242,28 @@ impl Listener {
     pub(crate) async fn begin(
         shared: &Shared,
         ctx: &Ctx,
-        id: RequestId,
-        requested: SubscriptionFilter,
+        (id, meta): (&RequestId, &RequestMetaObject),
+        mut requested: Requested,
     ) -> Result<Self, ErrorData> {
+        let task_ids = requested.task_ids(meta)?;
         let follower = shared.feeds.follow(ctx).await;
-        let accepted = accepted(shared, ctx, requested);
+        let accepted = accepted(shared, ctx, requested.filter);
         let uris = accepted.resource_subscriptions.iter().flatten();
+        let watching = match task_ids {
+            None => None,
+            Some(ids) => Some(
+                handles::Watching::begin(&shared.app, ctx, ids)
+                    .await?
+                    .into(),
+            ),
+        };
         Ok(Self {
-            id,
+            id: id.clone(),
             follower: follower.map_err(|error| protocol_error(&error))?,
             wanted: uris.cloned().collect(),
             accepted,
+            watching,
+            ready: Vec::new(),
         })
     }
 
@@ -193,6 +271,15 @@ impl Listener {
     pub(crate) fn acknowledgement(&mut self) -> ServerNotification {
         // Nobody asks again, and a thousand listeners need not remember it.
         let accepted = std::mem::take(&mut self.accepted);
+        if let Some(watching) = &self.watching {
+            let mut accepted = json!(accepted);
+            accepted["taskIds"] = watching.ids().collect();
+            let meta = json!({"io.modelcontextprotocol/subscriptionId": self.id});
+            let params = json!({"_meta": meta, "notifications": accepted});
+            let method = "notifications/subscriptions/acknowledged";
+            let message = CustomNotification::new(method, Some(params));
+            return ServerNotification::CustomNotification(message);
+        }
         let mut message = SubscriptionsAcknowledgedNotification::new(
             SubscriptionsAcknowledgedNotificationParams::new(accepted),
         );
@@ -208,12 +295,22 @@ impl Listener {
     /// A failure of the database.
     pub(crate) async fn next(&mut self) -> Result<Vec<ServerNotification>, ErrorData> {
         loop {
+            if let Some(watching) = &mut self.watching {
+                while let Some(message) = watching.next(&self.id).await? {
+                    self.ready.push(message);
+                }
+            }
+            if !self.ready.is_empty() {
+                return Ok(std::mem::take(&mut self.ready));
+            }
             let news = self.follower.next().await;
             let news = news.map_err(|error| protocol_error(&error))?;
-            let uris = wanted(&news, |change| self.wanted.contains(&change.uri));
-            if !uris.is_empty() {
-                return Ok(uris.into_iter().map(|uri| self.updated(uri)).collect());
+            if let Some(watching) = &mut self.watching {
+                watching.note(&news);
             }
+            let uris = wanted(&news, |change| self.wanted.contains(&change.uri));
+            let messages: Vec<_> = uris.into_iter().map(|uri| self.updated(uri)).collect();
+            self.ready.extend(messages);
         }
     }
 
@@ -257,10 +354,10 @@ fn accepted(shared: &Shared, ctx: &Ctx, requested: SubscriptionFilter) -> Subscr
 pub(super) async fn serve(
     shared: &Shared,
     ctx: &Ctx,
-    requested: SubscriptionFilter,
+    requested: Requested,
     cx: &RequestContext<RoleServer>,
 ) -> Result<ServerResult, ErrorData> {
-    let mut listener = Listener::begin(shared, ctx, cx.id.clone(), requested).await?;
+    let mut listener = Listener::begin(shared, ctx, (&cx.id, &cx.meta), requested).await?;
     let gone = |error| ErrorData::internal_error(format!("the client is gone: {error}"), None);
     let first = listener.acknowledgement();
     cx.peer.send_notification(first).await.map_err(gone)?;

@@ -2,7 +2,7 @@
 //! How messages come and go is `transport`'s.
 
 mod content;
-mod feed;
+mod handles;
 mod kept;
 mod listen;
 mod params;
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::error::{Error, Kind};
 
 pub(crate) use kept::{Beginning, Kept, RETRY, Visit, number};
-pub(crate) use listen::{Hearing, Listener, knows_listeners};
+pub(crate) use listen::{Hearing, Listener, Requested, keep_task_ids, knows_listeners};
 pub(crate) use plain::Plain;
 pub(crate) use server::{Edge, Front, Named};
 pub(crate) use session::Shared;

@@ -2,9 +2,10 @@
 
 use rmcp::ErrorData;
 use rmcp::model::{
-    CallToolRequestParams, CompleteRequestParams, CustomRequest, ErrorCode, GetPromptRequestParams,
-    InitializeRequestParams, PaginatedRequestParams, ReadResourceRequestParams,
-    SubscribeRequestParams, SubscriptionsListenRequestParams, UnsubscribeRequestParams,
+    CallToolRequestParams, CancelTaskParams, CompleteRequestParams, CustomRequest, ErrorCode,
+    GetPromptRequestParams, GetTaskParams, InitializeRequestParams, PaginatedRequestParams,
+    ReadResourceRequestParams, SubscribeRequestParams, SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams, UpdateTaskParams,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -31,6 +32,9 @@ const KNOWN: &[(&str, Check)] = &[
         "subscriptions/listen",
         check::<SubscriptionsListenRequestParams>,
     ),
+    ("tasks/get", check::<GetTaskParams>),
+    ("tasks/update", check::<UpdateTaskParams>),
+    ("tasks/cancel", check::<CancelTaskParams>),
 ];
 
 /// The error for a request that rmcp could not place.

@@ -6,21 +6,22 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ClientNotification, ClientRequest,
+    CallToolRequestParams, CallToolResponse, CancelTaskParams, ClientNotification, ClientRequest,
     CompleteRequestParams, CompleteResult, CustomRequest, CustomResult, GetPromptRequestParams,
-    GetPromptResponse, Implementation, InitializeRequestParams, InitializeResult,
-    ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
-    PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
-    RequestMetaObject, ServerConfig, ServerResult, SubscribeRequestParams, Tool,
-    UnsubscribeRequestParams,
+    GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, InitializeRequestParams,
+    InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
+    ReadResourceResponse, RequestMetaObject, ServerConfig, ServerResult, SubscribeRequestParams,
+    Tool, UnsubscribeRequestParams, UpdateTaskParams,
 };
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
 
 use super::kept::Beginning;
+use super::listen::Requested;
 use super::plain::Plain;
 use super::session::{Begun, Session, Shared};
-use super::{content, listen, params, protocol_error, tools};
+use super::{content, handles, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
@@ -346,6 +347,41 @@ impl ServerHandler for Edge {
         .await
     }
 
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<GetTaskResult, ErrorData> {
+        self.run(&cx, async |ctx| {
+            let task = handles::get(&self.shared.app, &ctx, &request.task_id).await?;
+            Ok(GetTaskResult::new(task))
+        })
+        .await
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<(), ErrorData> {
+        self.run(&cx, async |ctx| {
+            let (id, responses) = (request.task_id, request.input_responses);
+            handles::update(&self.shared.app, &ctx, &id, responses).await
+        })
+        .await
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<(), ErrorData> {
+        self.run(&cx, async |ctx| {
+            handles::cancel(&self.shared.app, &ctx, &request.task_id).await
+        })
+        .await
+    }
+
     async fn on_custom_request(
         &self,
         request: CustomRequest,
@@ -369,8 +405,8 @@ impl Service<RoleServer> for Front {
             ClientRequest::SubscriptionsListenRequest(request)
                 if listen::knows_listeners(&cx.meta) =>
             {
-                let filter = request.params.notifications;
-                let serve = async |ctx| listen::serve(&self.0.shared, &ctx, filter, &cx).await;
+                let requested = Requested::of(request, &cx.extensions);
+                let serve = async |ctx| listen::serve(&self.0.shared, &ctx, requested, &cx).await;
                 self.0.run(&cx, serve).await
             }
             request => Service::handle_request(&self.0, request, cx).await,

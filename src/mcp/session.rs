@@ -7,11 +7,11 @@ use rmcp::model::{Implementation, ServerCapabilities, ServerConfig, Tool};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::feed::{Change, Feeds};
 use super::tools;
 use crate::app::App;
 use crate::ctx::Ctx;
 use crate::error::Result;
+use crate::feed::{Change, Feeds};
 use crate::id::TenantId;
 use crate::sessions;
 
@@ -50,6 +50,7 @@ fn info() -> ServerConfig {
         .enable_resources()
         .enable_resources_subscribe()
         .enable_completions()
+        .enable_tasks()
         .build();
     let mut implementation = Implementation::new("baton", env!("CARGO_PKG_VERSION"));
     implementation.title = Some("Baton".into());

@@ -11,7 +11,7 @@ use rmcp::{ErrorData, Peer, RoleServer};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::log;
+use super::{handles, log};
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::ctx::{Ctx, Progress};
@@ -47,13 +47,16 @@ pub(super) async fn call(
     cx: &RequestContext<RoleServer>,
 ) -> Result<CallToolResponse, ErrorData> {
     let (catalog, name) = (&app.catalog, &*request.name);
-    if catalog.op(name).is_none() {
+    let Some(op) = catalog.op(name) else {
         return Err(ErrorData::invalid_params(
             format!("there is no tool {name:?}"),
             None,
         ));
-    }
+    };
     let input = request.arguments.unwrap_or_default();
+    if handles::follows(op, cx) {
+        return handles::begin(&ctx, op, input, cx).await;
+    }
     let called = async {
         let Some(token) = cx.meta.get_progress_token() else {
             return catalog.call(ctx, name, input).await;
@@ -73,7 +76,7 @@ pub(super) async fn call(
 }
 
 /// What a tool answered, as a result.
-fn result(outcome: crate::error::Result<Value>) -> CallToolResult {
+pub(super) fn result(outcome: crate::error::Result<Value>) -> CallToolResult {
     match outcome {
         Ok(output) => {
             let mut result = CallToolResult::success(vec![ContentBlock::text(output.to_string())]);

@@ -3,6 +3,7 @@
 //!
 //! Features declare their operations with these types, `catalog` gathers them, the edges only translate.
 
+mod follow;
 mod resource;
 mod schema;
 
@@ -15,7 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
 pub use resource::{Argument, Content, Item, Items, Params, Prompt, Resource};
+pub(crate) use schema::parse;
 pub use schema::{check, compile, pointer};
 
 use crate::ctx::{Ctx, Scope};
@@ -75,6 +78,7 @@ pub struct Op {
     /// A further schema that the input must satisfy.
     rules: Option<Validator>,
     waits: fn(&Map<String, Value>) -> bool,
+    follow: Option<Follow>,
     handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
 }
 
@@ -170,6 +174,7 @@ impl Op {
             validator,
             rules: None,
             waits: |_| true,
+            follow: None,
             handler: Box::new(move |ctx, input| {
                 let operation = operation.clone();
                 Box::pin(async move {
@@ -218,6 +223,18 @@ impl Op {
     /// Whether a call with this input may wait for anything but its own transaction.
     pub fn waits(&self, input: &Map<String, Value>) -> bool {
         (self.waits)(input)
+    }
+
+    /// Says how calls are followed by callers who do not wait.
+    #[must_use]
+    pub fn followed(mut self, follow: Follow) -> Self {
+        self.follow = Some(follow);
+        self
+    }
+
+    /// How calls are followed by callers who do not wait, if they can be.
+    pub fn follow(&self) -> Option<Follow> {
+        self.follow
     }
 
     /// Says where REST has it.
@@ -276,7 +293,16 @@ impl Op {
     ///
     /// # Errors
     /// `forbidden`, `insufficient_scope`; `invalid_input` with all findings and their paths; what the operation answers.
-    pub async fn call(&self, ctx: Ctx, mut input: Map<String, Value>) -> Result<Value> {
+    pub async fn call(&self, ctx: Ctx, input: Map<String, Value>) -> Result<Value> {
+        let input = self.admit(&ctx, input)?;
+        (self.handler)(ctx, input).await
+    }
+
+    /// Validates `input` of a caller who may call this, and returns it as handlers see it.
+    ///
+    /// # Errors
+    /// As [`Op::call`], as far as it comes before the operation.
+    pub fn admit(&self, ctx: &Ctx, mut input: Map<String, Value>) -> Result<Value> {
         if let Some(principal) = ctx.principal() {
             principal.admit(self.permission, self.name)?;
         }
@@ -289,7 +315,7 @@ impl Op {
         if let Some(rules) = &self.rules {
             schema::check(rules, &input)?;
         }
-        (self.handler)(ctx, input).await
+        Ok(input)
     }
 
     /// Null means absent, since models write it so; aliases become the names that the schema knows.

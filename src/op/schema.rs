@@ -123,7 +123,7 @@ pub fn compile(schema: &Value) -> std::result::Result<Validator, String> {
 }
 
 /// Reads a checked input as its type, which knows more than its schema (that a date exists, say).
-pub(super) fn parse<T: DeserializeOwned>(input: &Value) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(input: &Value) -> Result<T> {
     T::deserialize(input).or_else(|_| {
         // The slower way also knows where.
         serde_path_to_error::deserialize(input)

@@ -1,6 +1,7 @@
 //! What an orchestrator may do: dispatch tasks, wait for them, read them and steer them; and what can be read of tasks.
 
 mod dispatch;
+mod follow;
 mod read;
 mod steer;
 mod wait;
@@ -30,6 +31,7 @@ pub fn operations() -> Vec<Op> {
             .about("Run a task", "Hand out one piece of work and wait for its outcome. If done is false, go on with task_wait.")
             .idempotent()
             .alias(&[("type", "task_type")])
+            .followed(follow::RUN)
             .at("POST", "/api/v1/runs")
             .sample(|| json!({"description": "Count the lines of this repository", "wait_seconds": 0})),
         Op::read("task_get", Read, read::get)
@@ -44,6 +46,7 @@ pub fn operations() -> Vec<Op> {
         Op::waiting("task_wait", Read, wait::wait)
             .about("Wait for tasks", "Wait until any (or all) of the given tasks have ended or need an answer. Returns results. Call again while done is false.")
             .read_only()
+            .followed(follow::WAIT)
             .at("POST", "/api/v1/waits")
             .sample(|| json!({"task_ids": ["tsk_sample"], "wait_seconds": 0})),
         Op::write("task_update", Orchestrate, steer::update)

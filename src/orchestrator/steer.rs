@@ -197,10 +197,10 @@ pub(super) fn cancel(scope: &Scope, tx: &mut Tx<'_>, input: &Cancel) -> Result<B
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct AnswerTask {
     /// The task
-    task_id: TaskId,
+    pub(super) task_id: TaskId,
     /// The answer: a text, or whatever the question's options ask for
     #[schemars(schema_with = "any_json")]
-    answer: Value,
+    pub(super) answer: Value,
 }
 
 pub(super) fn answer(scope: &Scope, tx: &mut Tx<'_>, input: &AnswerTask) -> Result<Brief> {

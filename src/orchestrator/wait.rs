@@ -50,6 +50,18 @@ pub(super) struct Waited {
     pub tasks: Vec<Outcome>,
 }
 
+impl Waited {
+    /// What the tasks say of `until`.
+    pub(super) fn of(tasks: Vec<Outcome>, until: Until) -> Self {
+        let mut settled = tasks.iter().map(Outcome::is_settled);
+        let done = match until {
+            Until::Any => settled.any(|is_settled| is_settled),
+            Until::All => settled.all(|is_settled| is_settled),
+        };
+        Self { done, tasks }
+    }
+}
+
 pub(crate) async fn wait(ctx: Ctx, input: Wait) -> Result<Waited> {
     wait_in(ctx, input, None).await
 }
@@ -68,13 +80,10 @@ async fn wait_in(ctx: Ctx, input: Wait, mut place: Option<WaitingPlace>) -> Resu
                     .collect::<Result<Vec<_>>>()
             })
             .await?;
-        let done = match input.until {
-            Until::Any => tasks.iter().any(Outcome::is_settled),
-            Until::All => tasks.iter().all(Outcome::is_settled),
-        };
-        tell(&ctx, &tasks, &mut told);
-        if done || ctx.clock().steady() >= deadline {
-            return Ok(Waited { done, tasks });
+        let waited = Waited::of(tasks, input.until);
+        tell(&ctx, &waited.tasks, &mut told);
+        if waited.done || ctx.clock().steady() >= deadline {
+            return Ok(waited);
         }
         if place.is_none() {
             place = Some(ctx.place_to_wait()?);
@@ -145,6 +154,16 @@ pub(super) struct Ran {
     pub task: Outcome,
 }
 
+impl Ran {
+    /// What is known of the task.
+    pub(super) fn of(task: Outcome) -> Self {
+        Self {
+            done: task.is_settled(),
+            task,
+        }
+    }
+}
+
 pub(crate) async fn run(ctx: Ctx, input: RunTask) -> Result<Ran> {
     let RunTask {
         dispatch: request,
@@ -167,13 +186,6 @@ pub(crate) async fn run(ctx: Ctx, input: RunTask) -> Result<Ran> {
         wait_seconds,
     };
     let waited = wait_in(ctx, outcome, place).await?;
-    let task = waited
-        .tasks
-        .into_iter()
-        .next()
-        .ok_or_else(|| store::unknown(&task_id))?;
-    Ok(Ran {
-        done: waited.done,
-        task,
-    })
+    let task = waited.tasks.into_iter().next();
+    task.map(Ran::of).ok_or_else(|| store::unknown(&task_id))
 }

@@ -13,14 +13,17 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use rmcp::ErrorData;
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientRequest, GetMeta, RequestId, RequestMetaObject,
-    ServerJsonRpcMessage, ServerNotification, SubscriptionFilter,
+    ClientJsonRpcMessage, ClientRequest, ErrorCode, GetMeta, RequestId, RequestMetaObject,
+    ServerJsonRpcMessage, ServerNotification,
 };
 
 use super::http::MODERN;
 use super::wire::MAX_BYTES;
 use super::{MCP_METHOD, MCP_PROTOCOL_VERSION, early, failed, refuse};
-use crate::mcp::{Hearing, Listener, Named, RETRY, Shared, Visit, knows_listeners, protocol_error};
+use crate::mcp::{
+    Hearing, Listener, Named, RETRY, Requested, Shared, Visit, keep_task_ids, knows_listeners,
+    protocol_error,
+};
 
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -41,16 +44,21 @@ pub(super) async fn serve(
     let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
         return refuse(StatusCode::BAD_REQUEST, -32700, "the body broke off", None);
     };
-    let Some((id, meta, filter)) = read(&body) else {
+    let Some((id, meta, requested)) = read(&body) else {
         return next.run(Request::from_parts(parts, Body::from(body))).await;
     };
     let named = parts.extensions.get::<Named>().cloned();
-    match begin(&shared, &named.unwrap_or_default(), &meta, &id, filter).await {
+    match begin(&shared, &named.unwrap_or_default(), &meta, &id, requested).await {
         Ok(listener) => stream(shared, listener),
         Err(error) => {
+            // As rmcp says it of other methods.
+            let status = match error.code {
+                ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY => StatusCode::BAD_REQUEST,
+                _ => StatusCode::OK,
+            };
             let answer = ServerJsonRpcMessage::error(error, Some(id));
             (
-                StatusCode::OK,
+                status,
                 [(header::CONTENT_TYPE, "application/json")],
                 text(&answer),
             )
@@ -82,14 +90,17 @@ fn has_media_type(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool 
 }
 
 /// The request in `body`, if rmcp would find nothing wrong with it.
-fn read(body: &[u8]) -> Option<(RequestId, RequestMetaObject, SubscriptionFilter)> {
-    let ClientJsonRpcMessage::Request(message) = serde_json::from_slice(body).ok()? else {
+fn read(body: &[u8]) -> Option<(RequestId, RequestMetaObject, Requested)> {
+    let mut message = serde_json::from_slice(body).ok()?;
+    keep_task_ids(&mut message, body);
+    let ClientJsonRpcMessage::Request(message) = message else {
         return None;
     };
     let meta = message.request.get_meta().clone();
     match message.request {
         ClientRequest::SubscriptionsListenRequest(request) if knows_listeners(&meta) => {
-            Some((message.id, meta, request.params.notifications))
+            let requested = Requested::of(request.clone(), &request.extensions);
+            Some((message.id, meta, requested))
         }
         _ => None,
     }
@@ -100,7 +111,7 @@ async fn begin(
     named: &Named,
     meta: &RequestMetaObject,
     id: &RequestId,
-    filter: SubscriptionFilter,
+    requested: Requested,
 ) -> Result<Listener, ErrorData> {
     let ctx = match shared.ctx(named, meta) {
         Ok(ctx) => ctx,
@@ -112,7 +123,7 @@ async fn begin(
             return Err(protocol_error(&error));
         }
     };
-    Listener::begin(shared, &ctx, id.clone(), filter).await
+    Listener::begin(shared, &ctx, (id, meta), requested).await
 }
 
 /// What the stream of a listener says next. The stream holds it twice.

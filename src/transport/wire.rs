@@ -1,6 +1,7 @@
 //! JSON text on one side, rmcp's messages on the other: what a line of stdio or the body of a POST holds, and the
 //! JSON-RPC error for what is no message. Methods and their parameters are the handler's business.
 
+use crate::mcp::keep_task_ids;
 use rmcp::model::{CallToolRequest, ClientJsonRpcMessage, ClientRequest, ErrorData, RequestId};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -215,13 +216,15 @@ fn call(text: &str, id: &RequestId) -> Item {
 }
 
 fn message(text: &str, id: Option<&RequestId>) -> Item {
-    serde_json::from_str(text).map_err(|error| {
+    let mut message = serde_json::from_str(text).map_err(|error| {
         Box::new(if error.is_data() {
             Refusal::invalid(id.cloned(), format!("not a JSON-RPC message: {error}"))
         } else {
             not_json(&error)
         })
-    })
+    })?;
+    keep_task_ids(&mut message, text.as_bytes());
+    Ok(Box::new(message))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Drives real MCP clients against the real binary: run.py BINARY [WORD]
 
-Each case is one client on one transport in one era and plays a whole life of a task. WORD keeps the cases whose name holds it.
+Each case is one client on one transport in one era and plays a whole life of a task, or follows the handle of one over a restart. WORD keeps the cases whose name holds it.
 BATON_TEST_PYTHON (an interpreter with the Python SDK), BATON_TEST_NODE and BATON_TEST_NPM (the folder of the npm packages) are set by test.sh.
 """
 
@@ -31,9 +31,18 @@ def clients():
     yield "inspector", [sys.executable, HERE / "inspector.py"], {"legacy": LEGACY, "auto": MODERN, "modern": MODERN}
 
 
+def inspector():
+    return [os.environ["BATON_TEST_NODE"], f"{os.environ['BATON_TEST_NPM']}/node_modules/.bin/mcp-inspector"]
+
+
 def cases(binary, url, home):
     """Name, command and the protocol version that must be negotiated."""
     stdio = [binary, "stdio", "--data", str(home / "stdio")]
+    followers = {
+        "python-sdk": [os.environ["BATON_TEST_PYTHON"], HERE / "handles_python.py"],
+        "typescript-v2": [os.environ["BATON_TEST_NODE"], HERE / "handles_typescript.mjs"],
+        "inspector": inspector(),
+    }
     for name, client, eras in clients():
         for era, version in eras.items():
             yield f"{name} stdio {era}", [*client, era, "stdio", *stdio], version
@@ -42,6 +51,8 @@ def cases(binary, url, home):
         yield f"{name} sse legacy", [*client, "legacy", "sse", f"{url}/sse"], None
         if name == "inspector":
             yield f"{name} mcp.json", [*client, "auto", "config", REPOSITORY / "mcp.json", "baton"], MODERN
+        if name != "typescript-v1":
+            yield f"{name} handles", [sys.executable, HERE / "handles.py", binary, name, *followers[name]], None
     yield "python-sdk sse auto", [os.environ["BATON_TEST_PYTHON"], HERE / "python_sdk.py", "auto", "sse", f"{url}/sse"], None
 
 
@@ -64,8 +75,6 @@ def play(case, env):
 def main():
     binary = str(pathlib.Path(sys.argv[1]).resolve())
     word = sys.argv[2] if len(sys.argv) > 2 else ""
-    npm, node = os.environ["BATON_TEST_NPM"], os.environ["BATON_TEST_NODE"]
-    inspector = [node, f"{npm}/node_modules/.bin/mcp-inspector"]
     passed = failed = 0
     with tempfile.TemporaryDirectory(prefix="baton-clients-") as folder:
         home = pathlib.Path(folder)
@@ -73,8 +82,8 @@ def main():
         env = environment(
             home,
             PATH=os.pathsep.join([str(pathlib.Path(binary).parent), os.environ["PATH"]]),
-            BATON_TEST_NPM=npm,
-            INSPECTOR=json.dumps(inspector),
+            BATON_TEST_NPM=os.environ["BATON_TEST_NPM"],
+            INSPECTOR=json.dumps(inspector()),
         )
         with Server(binary, home / "serve") as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
             chosen = [case for case in cases(binary, server.url, home) if word in case[0]]

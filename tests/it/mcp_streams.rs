@@ -52,7 +52,7 @@ async fn a_listener_hears_of_its_own_tenant_until_the_server_stops() {
 async fn a_listeners_stream_is_what_the_protocol_says() {
     let server = HttpServer::start().await;
     let uris = ["baton://tasks/a", "baton://no"];
-    let filter = json!({"resourceSubscriptions": uris, "toolsListChanged": true, "taskIds": ["a"]});
+    let filter = json!({"resourceSubscriptions": uris, "toolsListChanged": true});
     let mut message = modern("subscriptions/listen", json!({"notifications": filter}));
     message["id"] = "l:0".into();
     let mut stream = Events::of(server.modern("/mcp", &message)).await;

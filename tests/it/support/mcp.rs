@@ -20,6 +20,18 @@ pub(crate) fn modern(method: &str, mut params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
 }
 
+/// A request of a client of the modern era that knows the Tasks extension and shows forms to its user.
+pub(crate) fn following(method: &str, params: Value) -> Value {
+    let mut message = modern(method, params);
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = follower();
+    message
+}
+
+/// What such a client declares.
+pub(crate) fn follower() -> Value {
+    json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}})
+}
+
 /// A tool call's parameters.
 pub(crate) fn tool(name: &str, arguments: Value) -> Value {
     json!({"name": name, "arguments": arguments})
@@ -34,7 +46,8 @@ impl HttpServer {
             .header("mcp-protocol-version", MODERN)
             .header("mcp-method", method);
         let params = &message["params"];
-        match params["name"].as_str().or(params["uri"].as_str()) {
+        let names = ["name", "uri", "taskId"];
+        match names.iter().find_map(|name| params[*name].as_str()) {
             Some(name) => request.header("mcp-name", name),
             None => request,
         }

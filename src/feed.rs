@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::events;
+use crate::handles;
 use crate::id::TenantId;
 use crate::sessions;
 
@@ -29,7 +30,7 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What the events between two numbers of a tenant's log changed.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// The number of the last event before these.
     after: i64,
     /// The number of the last of these.
@@ -37,25 +38,25 @@ pub(super) struct Batch {
     changes: Vec<Change>,
 }
 
-/// A resource that an event changed.
+/// A resource, or the handle of a call, that an event changed.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(crate) struct Change {
     sequence: i64,
-    pub(super) uri: String,
+    pub(crate) uri: String,
     /// The stored sessions that subscribed to it. They are read after the event: whoever subscribed before it, on
     /// whatever process, is among them.
-    pub(super) sessions: Option<Arc<HashSet<String>>>,
+    pub(crate) sessions: Option<Arc<HashSet<String>>>,
 }
 
 /// The feeds of the tenants that somebody follows.
-pub(super) struct Feeds {
+pub(crate) struct Feeds {
     catalog: Arc<Catalog>,
     tenants: DashMap<TenantId, Sender<Arc<Batch>>>,
     tasks: TaskTracker,
 }
 
 impl Feeds {
-    pub(super) fn new(catalog: Arc<Catalog>, tasks: TaskTracker) -> Arc<Self> {
+    pub(crate) fn new(catalog: Arc<Catalog>, tasks: TaskTracker) -> Arc<Self> {
         Arc::new(Self {
             catalog,
             tenants: DashMap::new(),
@@ -67,7 +68,7 @@ impl Feeds {
     ///
     /// # Errors
     /// A failure of the database.
-    pub(super) async fn follow(self: &Arc<Self>, ctx: &Ctx) -> Result<Follower> {
+    pub(crate) async fn follow(self: &Arc<Self>, ctx: &Ctx) -> Result<Follower> {
         self.follow_from(ctx, i64::MAX).await
     }
 
@@ -75,7 +76,7 @@ impl Feeds {
     ///
     /// # Errors
     /// A failure of the database.
-    pub(super) async fn follow_from(self: &Arc<Self>, ctx: &Ctx, after: i64) -> Result<Follower> {
+    pub(crate) async fn follow_from(self: &Arc<Self>, ctx: &Ctx, after: i64) -> Result<Follower> {
         let head = ctx.read(|_, tx| events::head(tx)).await?;
         Ok(Follower {
             catalog: self.catalog.clone(),
@@ -152,6 +153,7 @@ async fn page(catalog: &Arc<Catalog>, ctx: &Ctx, after: i64) -> Result<(Batch, b
         let events = events::after(tx, after, PAGE)?;
         let pairs = events.iter().flat_map(|event| {
             let uris = catalog.changed_by(event).into_iter();
+            let uris = uris.chain(handles::changed_by(event));
             uris.map(|uri| (event.sequence, uri))
         });
         let pairs: Vec<_> = pairs.collect();
@@ -177,7 +179,7 @@ async fn page(catalog: &Arc<Catalog>, ctx: &Ctx, after: i64) -> Result<(Batch, b
 }
 
 /// Hears of the changes of one tenant and remembers how far it has come.
-pub(super) struct Follower {
+pub(crate) struct Follower {
     catalog: Arc<Catalog>,
     ctx: Ctx,
     receiver: Receiver<Arc<Batch>>,
@@ -187,19 +189,19 @@ pub(super) struct Follower {
 }
 
 /// The part of a batch that a follower has not heard of yet.
-pub(super) struct News {
+pub(crate) struct News {
     batch: Arc<Batch>,
     after: i64,
 }
 
 impl News {
     /// The number of the last event before these.
-    pub(super) fn after(&self) -> i64 {
+    pub(crate) fn after(&self) -> i64 {
         self.after
     }
 
     /// In the order of the log.
-    pub(super) fn changes(&self) -> impl Iterator<Item = &Change> {
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> {
         let new = |change: &&Change| change.sequence > self.after;
         self.batch.changes.iter().filter(new)
     }
@@ -207,7 +209,7 @@ impl News {
 
 impl Follower {
     /// The number of the event up to which it has heard.
-    pub(super) fn position(&self) -> i64 {
+    pub(crate) fn position(&self) -> i64 {
         self.position
     }
 
@@ -215,7 +217,7 @@ impl Follower {
     ///
     /// # Errors
     /// A failure of the database, for a follower that has to read the log by itself.
-    pub(super) async fn next(&mut self) -> Result<News> {
+    pub(crate) async fn next(&mut self) -> Result<News> {
         loop {
             let batch = if self.behind {
                 let (batch, full) = page(&self.catalog, &self.ctx, self.position).await?;
