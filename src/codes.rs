@@ -100,6 +100,11 @@ pub const ALL: &[Code] = &[
         "A tenant is 1-63 of [a-z0-9_-], beginning with a letter or a digit.",
     ),
     code(
+        "issuer_unreachable",
+        Kind::Unavailable,
+        "The authorization server's keys can't be had, so its tokens can't be checked; come back later.",
+    ),
+    code(
         "lease_lost",
         Kind::Conflict,
         "The lease is over and the task may be another executor's; drop the work on it.",
