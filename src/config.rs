@@ -230,6 +230,33 @@ impl Settings {
         toml::from_str(&text).with_context(|| format!("in {}", path.display()))
     }
 
+    /// Whose tokens are honoured, if any are to be.
+    fn oidc(&self, file: &Self, listen: SocketAddr) -> anyhow::Result<Option<Oidc>> {
+        let auth = either(self.auth.clone(), file.auth.clone());
+        if !auth.contains(&Auth::Oidc) {
+            return Ok(None);
+        }
+        let text = |own: &Option<String>, file: &Option<String>| own.clone().or(file.clone());
+        let issuer = text(&self.oidc_issuer, &file.oidc_issuer).context(
+            "--auth oidc needs --oidc-issuer URL: the authorization server whose tokens are honoured",
+        )?;
+        let public_url = text(&self.public_url, &file.public_url);
+        let public_url = public_url.unwrap_or_else(|| format!("http://{listen}"));
+        let public_url = public_url.trim_end_matches('/').to_owned();
+        let mut audience = either(self.oidc_audience.clone(), file.oidc_audience.clone());
+        if audience.is_empty() {
+            audience.push(format!("{public_url}/mcp"));
+        }
+        let claim = |own, file, default: &str| text(own, file).unwrap_or_else(|| default.into());
+        Ok(Some(Oidc {
+            issuer,
+            audience,
+            tenant_claim: claim(&self.oidc_tenant_claim, &file.oidc_tenant_claim, "tenant"),
+            role_claim: claim(&self.oidc_role_claim, &file.oidc_role_claim, "roles"),
+            public_url,
+        }))
+    }
+
     /// Completes these settings with those of `file`, then with defaults, and checks the whole.
     ///
     /// # Errors
@@ -239,11 +266,11 @@ impl Settings {
             .listen
             .or(file.listen)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5050)));
-        let auth = match (self.auth.is_empty(), file.auth.is_empty()) {
-            (false, _) => self.auth,
-            (true, false) => file.auth,
-            (true, true) => vec![Auth::None],
-        };
+        let oidc = self.oidc(&file, listen)?;
+        let mut auth = either(self.auth, file.auth);
+        if auth.is_empty() {
+            auth.push(Auth::None);
+        }
         if !listen.ip().is_loopback() && auth.contains(&Auth::None) {
             bail!(
                 "listening on {listen} would let everyone in; add --auth keys (and make keys with `baton key create`), \
@@ -251,41 +278,11 @@ impl Settings {
                 listen.port()
             );
         }
-        let oidc = if auth.contains(&Auth::Oidc) {
-            let public_url = self.public_url.or(file.public_url);
-            let public_url = public_url
-                .unwrap_or_else(|| format!("http://{listen}"))
-                .trim_end_matches('/')
-                .to_owned();
-            let audience = match (self.oidc_audience.is_empty(), file.oidc_audience.is_empty()) {
-                (false, _) => self.oidc_audience,
-                (true, false) => file.oidc_audience,
-                (true, true) => vec![format!("{public_url}/mcp")],
-            };
-            Some(Oidc {
-                issuer: self.oidc_issuer.or(file.oidc_issuer).context(
-                    "--auth oidc needs --oidc-issuer URL: the authorization server whose tokens are honoured",
-                )?,
-                audience,
-                tenant_claim: self
-                    .oidc_tenant_claim
-                    .or(file.oidc_tenant_claim)
-                    .unwrap_or_else(|| "tenant".into()),
-                role_claim: self
-                    .oidc_role_claim
-                    .or(file.oidc_role_claim)
-                    .unwrap_or_else(|| "roles".into()),
-                public_url,
-            })
-        } else {
-            None
-        };
         let data = match self.data.or(file.data) {
             Some(data) => at_home(data),
             None => default_data()
                 .context("no home folder found for the data; name a folder with --data")?,
         };
-        let either = |own: Vec<String>, file: Vec<String>| if own.is_empty() { file } else { own };
         let max_concurrent_tasks = self
             .max_concurrent_tasks
             .or(file.max_concurrent_tasks)
@@ -343,6 +340,10 @@ impl Settings {
             )?,
         })
     }
+}
+
+fn either<T>(own: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if own.is_empty() { file } else { own }
 }
 
 /// Shells expand `~` in some places only, and TOML never: a folder of that name is not what is meant.

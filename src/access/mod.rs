@@ -141,13 +141,12 @@ impl Access {
             };
         };
         let hash = hash_of(credential);
-        let principal = match self.remembered(&hash) {
-            Some(principal) => principal,
-            None => {
-                let principal = Arc::new(self.look_up(credential, &hash).await?);
-                self.remember(hash, &principal);
-                principal
-            }
+        let principal = if let Some(principal) = self.remembered(&hash) {
+            principal
+        } else {
+            let principal = Arc::new(self.look_up(credential, &hash).await?);
+            self.remember(hash, &principal);
+            principal
         };
         let is_over = |until: Time| until <= self.system.clock().now();
         if principal.expires_at.is_some_and(is_over) {

@@ -17,6 +17,7 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::support::START;
 use crate::support::http::{Answer, HttpServer};
@@ -30,6 +31,7 @@ struct Issuer {
     url: String,
     keys: Arc<Mutex<Vec<Value>>>,
     asked: Arc<AtomicUsize>,
+    _serving: JoinSet<std::io::Result<()>>,
 }
 
 /// A key pair that signs, and its name.
@@ -111,8 +113,14 @@ impl Issuer {
                     json!({"keys": *published.lock().unwrap()}).to_string()
                 }),
             );
-        tokio::spawn(async { axum::serve(listener, router).await });
-        Self { url, keys, asked }
+        let mut serving = JoinSet::new();
+        serving.spawn(async { axum::serve(listener, router).await });
+        Self {
+            url,
+            keys,
+            asked,
+            _serving: serving,
+        }
     }
 
     /// A server that honours its tokens.
@@ -354,6 +362,7 @@ async fn keys_of_the_issuer_change_and_its_absence_is_borne() {
         url: "http://127.0.0.1:9".into(),
         keys: Arc::default(),
         asked: Arc::default(),
+        _serving: JoinSet::new(),
     };
     let server = gone.server().await;
     server.show(&first.token(&gone.claims(json!({}))));

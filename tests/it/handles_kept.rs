@@ -40,12 +40,14 @@ fn somebody(server: &Server, name: &str, role: Role) -> Ctx {
     server.ctx("acme").of(Some(&Arc::new(principal)))
 }
 
+/// The shortest time that a handle is kept.
+const MOMENT: Duration = Duration::from_millis(1);
+
 #[tokio::test]
 async fn a_handle_is_good_for_a_week_and_then_removed() {
     let server = Server::start();
     let (ctx, catalog) = (server.ctx("acme"), &server.app.catalog);
     let view = begin(&server, &ctx, "task_run", json!({"description": "x"})).await;
-    const MOMENT: Duration = Duration::from_millis(1);
     server.clock.advance(KEPT.saturating_sub(MOMENT));
     assert!(handles::get(catalog, &ctx, view.id.as_str()).await.is_ok());
     assert_eq!(handles::tick(&server.app.system).await.unwrap(), 0);
