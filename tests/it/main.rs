@@ -11,6 +11,7 @@ mod support;
 
 mod access;
 mod access_keys;
+mod asking;
 mod bad_input;
 mod bounds;
 mod cli_install;
