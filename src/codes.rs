@@ -30,9 +30,19 @@ pub const ALL: &[Code] = &[
         "There is one with this id already.",
     ),
     code(
+        "caller_cant_answer",
+        Kind::Conflict,
+        "The call has a question that its caller can't be asked, or did not answer.",
+    ),
+    code(
         "cancelled",
         Kind::Cancelled,
         "The caller withdrew the call.",
+    ),
+    code(
+        "confirmation_needed",
+        Kind::Conflict,
+        "The call does more than it seems, as the message says; repeat it with `confirm` true.",
     ),
     code(
         "credential_required",
@@ -118,6 +128,11 @@ pub const ALL: &[Code] = &[
         "move_failed",
         Kind::Conflict,
         "The copy is not what the source is; nothing at the source was changed. Empty the target and move again.",
+    ),
+    code(
+        "not_confirmed",
+        Kind::Conflict,
+        "The caller was asked whether to go on and said no; nothing was done.",
     ),
     code(
         "notification_id_taken",
@@ -275,6 +290,11 @@ pub const ALL: &[Code] = &[
         "As many calls wait as may; come back after `retry_after_seconds`, or ask without waiting.",
     ),
     code(
+        "tool_failed",
+        Kind::Conflict,
+        "The tool ran and failed; the message is what it said.",
+    ),
+    code(
         "unknown_handle",
         Kind::NotFound,
         "There is no such task handle of the MCP Tasks extension, or none of this caller, or it has expired.",
@@ -288,6 +308,11 @@ pub const ALL: &[Code] = &[
         "unknown_operation",
         Kind::NotFound,
         "There is no operation of this name.",
+    ),
+    code(
+        "unknown_prompt",
+        Kind::NotFound,
+        "There is no such prompt, or it has no such argument.",
     ),
     code(
         "unknown_resource",

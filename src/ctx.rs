@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::caller::{Ability, Answers, Ask, Caller, Level, Progress, Question, cant_answer};
 use crate::clock::{Clock, Time};
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -98,7 +100,7 @@ impl System {
             tenant,
             actor: "baton".into(),
             principal: None,
-            progress: None,
+            caller: None,
         }
     }
 
@@ -109,7 +111,7 @@ impl System {
             tenant,
             actor: actor.into(),
             principal: None,
-            progress: None,
+            caller: None,
         }
     }
 
@@ -141,17 +143,6 @@ impl System {
 /// A place among the calls that wait; dropping it lets another one wait.
 pub struct WaitingPlace(#[expect(dead_code, reason = "held, not used")] OwnedSemaphorePermit);
 
-/// How far a waiting call has come; edges show it to callers that asked for it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
-    /// Grows from call to call.
-    pub progress: f64,
-    /// What `progress` grows to, where that is known.
-    pub total: Option<f64>,
-    /// A sentence for people.
-    pub message: Option<String>,
-}
-
 /// One call of one caller. Cheap to clone.
 #[derive(Clone)]
 pub struct Ctx {
@@ -160,7 +151,7 @@ pub struct Ctx {
     actor: Arc<str>,
     /// Who was let in; `None` where nobody is asked who he is.
     principal: Option<Arc<Principal>>,
-    progress: Option<mpsc::Sender<Progress>>,
+    caller: Option<Arc<Caller>>,
 }
 
 impl Ctx {
@@ -194,24 +185,79 @@ impl Ctx {
         &self.system.0.limits
     }
 
-    /// The same call, whose progress goes to `sender`.
+    /// The same call, from a caller who can be talked to.
     #[must_use]
-    pub fn with_progress(mut self, sender: mpsc::Sender<Progress>) -> Self {
-        self.progress = Some(sender);
+    pub fn with_caller(mut self, caller: Caller) -> Self {
+        self.caller = Some(Arc::new(caller));
         self
+    }
+
+    /// The same call, from a caller who can't be talked to. Whoever waits for a caller's last word keeps no other.
+    #[must_use]
+    pub fn without_caller(&self) -> Self {
+        Self {
+            caller: None,
+            ..self.clone()
+        }
+    }
+
+    /// Who calls, as the log shows it.
+    pub fn actor(&self) -> &str {
+        &self.actor
     }
 
     /// Whether anybody wants to know how far this call has come.
     pub fn wants_progress(&self) -> bool {
-        self.progress.is_some()
+        let caller = self.caller.as_ref();
+        caller.is_some_and(|caller| caller.wants_progress || caller.log_from.is_some())
     }
 
-    /// Tells how far this call has come. A caller that does not keep up misses intermediate steps.
+    /// Tells how far this call has come.
     pub fn report_progress(&self, progress: Progress) {
-        if let Some(sender) = &self.progress {
-            // Full means that the caller reads slowly, closed that it stopped listening: neither may hold the call up.
-            let _ = sender.try_send(progress);
+        if let Some(caller) = &self.caller {
+            caller.report_progress(progress);
         }
+    }
+
+    /// Writes to the log of the caller, if they want one.
+    pub fn log(&self, level: Level, data: impl Into<Value>) {
+        if let Some(caller) = &self.caller {
+            caller.log(level, data.into());
+        }
+    }
+
+    /// Whether the caller can be asked such a thing.
+    pub fn can_ask(&self, ability: Ability) -> bool {
+        let caller = self.caller.as_ref();
+        caller.is_some_and(|caller| caller.can(ability))
+    }
+
+    /// Asks the caller. The call may end here and be made again with the answers, so nothing may have been written before.
+    ///
+    /// # Errors
+    /// As [`Caller::ask`].
+    pub async fn ask(&self, questions: Vec<Question>) -> Result<Answers> {
+        match &self.caller {
+            Some(caller) => caller.ask(questions).await,
+            None => Err(cant_answer()),
+        }
+    }
+
+    /// Asks the caller's user for a yes to `message`, and says whether there was one.
+    ///
+    /// # Errors
+    /// As [`Caller::ask`].
+    pub async fn confirm(&self, message: &str) -> Result<bool> {
+        const KEY: &str = "confirm";
+        let field = json!({"type": "boolean", "title": "Confirm", "default": false});
+        let ask = Ask::Form {
+            message: message.to_owned(),
+            schema: json!({"type": "object", "properties": {KEY: field}, "required": [KEY]}),
+        };
+        let key = KEY.to_owned();
+        let answers = self.ask(vec![Question { key, ask }]).await?;
+        let answer = &answers[KEY];
+        Ok(answer["action"] == "accept" && answer["content"][KEY] == true)
     }
 
     /// A place among the calls that wait, until it is dropped. Take it before anything is written for the call.

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::handles;
 use crate::id::TenantId;
+use crate::op::List;
 use crate::sessions;
 
 /// Events read at a time.
@@ -38,12 +39,21 @@ pub(crate) struct Batch {
     changes: Vec<Change>,
 }
 
-/// A resource, or the handle of a call, that an event changed.
+/// What an event changed.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) enum What {
+    /// The resource at this URI, or the handle that is known by it.
+    Resource(String),
+    /// A list.
+    List(List),
+}
+
+/// A change that an event made.
 #[derive(Debug)]
 pub(crate) struct Change {
     sequence: i64,
-    pub(crate) uri: String,
-    /// The stored sessions that subscribed to it. They are read after the event: whoever subscribed before it, on
+    pub(crate) what: What,
+    /// The stored sessions that subscribed to the resource. They are read after the event: whoever subscribed before it, on
     /// whatever process, is among them.
     pub(crate) sessions: Option<Arc<HashSet<String>>>,
 }
@@ -153,20 +163,24 @@ async fn page(catalog: &Arc<Catalog>, ctx: &Ctx, after: i64) -> Result<(Batch, b
         let events = events::after(tx, after, PAGE)?;
         let pairs = events.iter().flat_map(|event| {
             let uris = catalog.changed_by(event).into_iter();
-            let uris = uris.chain(handles::changed_by(event));
-            uris.map(|uri| (event.sequence, uri))
+            let uris = uris.chain(handles::changed_by(event)).map(What::Resource);
+            let list = catalog.list_changed_by(event).map(What::List);
+            uris.chain(list).map(|what| (event.sequence, what))
         });
         let pairs: Vec<_> = pairs.collect();
-        let uris = pairs.iter().map(|(_, uri)| uri.as_str()).collect();
-        let subscribers = sessions::subscribers(tx, &uris)?;
+        let uris = pairs.iter().filter_map(|(_, what)| match what {
+            What::Resource(uri) => Some(uri.as_str()),
+            What::List(_) => None,
+        });
+        let subscribers = sessions::subscribers(tx, &uris.collect())?;
         let subscribers: HashMap<_, _> = subscribers
             .into_iter()
-            .map(|(uri, sessions)| (uri, Arc::new(sessions)))
+            .map(|(uri, sessions)| (What::Resource(uri), Arc::new(sessions)))
             .collect();
-        let changes = pairs.into_iter().map(|(sequence, uri)| Change {
+        let changes = pairs.into_iter().map(|(sequence, what)| Change {
             sequence,
-            sessions: subscribers.get(&uri).cloned(),
-            uri,
+            sessions: subscribers.get(&what).cloned(),
+            what,
         });
         let batch = Batch {
             after,
@@ -289,11 +303,10 @@ mod tests {
             let news = tokio::time::timeout(Duration::from_secs(10), follower.next());
             let news = news.await.expect("news come in time").unwrap();
             let tasks = news.changes().filter_map(|change| {
-                change
-                    .uri
-                    .strip_prefix("baton://tasks/")?
-                    .parse::<usize>()
-                    .ok()
+                let What::Resource(uri) = &change.what else {
+                    return None;
+                };
+                uri.strip_prefix("baton://tasks/")?.parse::<usize>().ok()
             });
             numbers.extend(tasks);
             numbers.dedup();

@@ -5,16 +5,17 @@
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
-//! - [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
+//! - [`caller`]: what can be said to who called; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`access`]: who may come in;
 //! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations; [`handles`] of its long calls, for clients that follow them;
-//! - `feed`: what changes in a tenant, read once for all who listen;
+//! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs;
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod access;
 pub mod app;
+pub mod caller;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
@@ -37,6 +38,7 @@ pub mod outbound;
 pub mod page;
 pub mod principal;
 pub mod random;
+mod rounds;
 pub mod secret;
 pub mod sessions;
 mod splice;

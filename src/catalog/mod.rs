@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::op::{Content, Item, Op, Params, Permission, Prompt, Resource};
+use crate::op::{Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
 use crate::{access, end_task, executor, orchestrator};
 
@@ -22,12 +22,24 @@ const COMPLETIONS: u32 = 100;
 /// A page of what can be read, with the kind of each, and the cursor that leads to the next page.
 pub type Page<'a> = (Vec<(&'a Resource, Item)>, Option<String>);
 
+/// What a catalogue is made of.
+pub struct Parts {
+    /// What can be called.
+    pub ops: Vec<Op>,
+    /// What can be read.
+    pub resources: Vec<Resource>,
+    /// What can be asked for by name.
+    pub prompts: Vec<Prompt>,
+    /// The lists that change while the server runs.
+    pub lists: &'static [List],
+    /// The list that an event changed.
+    pub list_changed_by: fn(&Event) -> Option<List>,
+}
+
 /// Everything that can be called, read or asked for.
 pub struct Catalog {
-    ops: Vec<Op>,
+    parts: Parts,
     by_name: HashMap<&'static str, usize>,
-    resources: Vec<Resource>,
-    prompts: Vec<Prompt>,
     payloads: HashMap<&'static str, jsonschema::Validator>,
 }
 
@@ -49,32 +61,37 @@ impl Catalog {
         .into_iter()
         .flatten()
         .collect();
-        let by_name = ops
-            .iter()
-            .enumerate()
-            .map(|(index, op)| (op.name, index))
-            .collect();
         let resources = [published::resources(), orchestrator::resources()]
             .into_iter()
             .flatten()
             .collect();
-        Self {
+        Self::of(Parts {
             ops,
-            by_name,
             resources,
             prompts: published::prompts(),
+            lists: &[],
+            list_changed_by: |_| None,
+        })
+    }
+
+    /// A catalogue of these parts.
+    pub fn of(parts: Parts) -> Self {
+        let names = parts.ops.iter().enumerate();
+        Self {
+            by_name: names.map(|(index, op)| (op.name, index)).collect(),
             payloads: published::validators(),
+            parts,
         }
     }
 
     /// All operations, in the order in which lists show them.
     pub fn ops(&self) -> &[Op] {
-        &self.ops
+        &self.parts.ops
     }
 
     /// The operation `name`.
     pub fn op(&self, name: &str) -> Option<&Op> {
-        self.by_name.get(name).map(|index| &self.ops[*index])
+        self.by_name.get(name).map(|index| &self.parts.ops[*index])
     }
 
     /// The operation `name`.
@@ -95,8 +112,16 @@ impl Catalog {
     /// # Errors
     /// `unknown_operation`; `invalid_input`; what the operation answers.
     pub async fn call(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Value> {
+        self.answer(ctx, name, input).await?.into_value()
+    }
+
+    /// Calls the operation `name`, for callers who know blocks.
+    ///
+    /// # Errors
+    /// As [`Catalog::call`].
+    pub async fn answer(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Output> {
         let op = self.require(name)?;
-        let known = ctx.principal().map(|_| ctx.clone());
+        let known = ctx.principal().map(|_| ctx.without_caller());
         let outcome = op.call(ctx, input).await;
         if let (Some(ctx), Err(error)) = (known, &outcome)
             && error.kind() == Kind::Forbidden
@@ -119,17 +144,17 @@ impl Catalog {
 
     /// All kinds of resources.
     pub fn resources(&self) -> &[Resource] {
-        &self.resources
+        &self.parts.resources
     }
 
     /// All prompts.
     pub fn prompts(&self) -> &[Prompt] {
-        &self.prompts
+        &self.parts.prompts
     }
 
     /// The prompt `name`.
     pub fn prompt(&self, name: &str) -> Option<&Prompt> {
-        self.prompts.iter().find(|prompt| prompt.name == name)
+        self.parts.prompts.iter().find(|prompt| prompt.name == name)
     }
 
     /// Reads the resource at `uri`.
@@ -138,6 +163,7 @@ impl Catalog {
     /// `unknown_resource` for what is not there or is another tenant's.
     pub async fn read(&self, ctx: &Ctx, uri: &str) -> Result<Content> {
         let found = self
+            .parts
             .resources
             .iter()
             .find_map(|kind| Some((kind, kind.matches(uri)?)));
@@ -185,7 +211,7 @@ impl Catalog {
             }
         };
         let mut items = Vec::new();
-        for (index, kind) in self.resources.iter().enumerate().skip(first) {
+        for (index, kind) in self.parts.resources.iter().enumerate().skip(first) {
             let Some(list) = kind.list.filter(|_| is_open(ctx, kind)) else {
                 continue;
             };
@@ -213,7 +239,11 @@ impl Catalog {
             Some(principal) => principal.may(op.permission, op.name),
             None => op.permission != Permission::Admin,
         };
-        self.ops.iter().enumerate().filter(move |(_, op)| may(op))
+        self.parts
+            .ops
+            .iter()
+            .enumerate()
+            .filter(move |(_, op)| may(op))
     }
 
     /// Whether the caller of `ctx` may read what is found at `uri`, whether or not there is anything.
@@ -221,7 +251,7 @@ impl Catalog {
     /// # Errors
     /// `unknown_resource` when nothing can be there; `forbidden`.
     pub fn check_uri(&self, ctx: &Ctx, uri: &str) -> Result<()> {
-        let found = self.resources.iter();
+        let found = self.parts.resources.iter();
         let mut found = found.filter_map(|kind| Some((kind, kind.matches(uri)?)));
         let (kind, params) = found.next().ok_or_else(|| unknown_resource(uri))?;
         admit(ctx, kind, &params)
@@ -239,6 +269,7 @@ impl Catalog {
         prefix: &str,
     ) -> Result<Vec<String>> {
         let kind = self
+            .parts
             .resources
             .iter()
             .find(|kind| kind.template == template)
@@ -251,13 +282,53 @@ impl Catalog {
             .await
     }
 
+    /// Values for `argument` of the prompt `name` that begin with `prefix`.
+    ///
+    /// # Errors
+    /// `unknown_prompt` when there is no such prompt or argument, or a failure of the database.
+    pub async fn complete_argument(
+        &self,
+        ctx: &Ctx,
+        name: &str,
+        argument: &str,
+        prefix: &str,
+    ) -> Result<Vec<String>> {
+        let prompt = self.prompt(name).ok_or_else(|| unknown_prompt(name))?;
+        let mut arguments = prompt.arguments.iter();
+        let Some(argument) = arguments.find(|known| known.name == argument) else {
+            return Err(Error::not_found(
+                "unknown_prompt",
+                format!("the prompt {name:?} has no argument {argument:?}"),
+            ));
+        };
+        let (complete, prefix) = (argument.complete, prefix.to_owned());
+        ctx.read(move |scope, tx| complete(scope, tx, &prefix, COMPLETIONS))
+            .await
+    }
+
+    /// The lists that change while the server runs.
+    pub fn lists(&self) -> &'static [List] {
+        self.parts.lists
+    }
+
+    /// The list that `event` changed.
+    pub fn list_changed_by(&self, event: &Event) -> Option<List> {
+        (self.parts.list_changed_by)(event)
+    }
+
     /// The resources that `event` changed.
     pub fn changed_by(&self, event: &Event) -> Vec<String> {
-        self.resources
+        self.parts
+            .resources
             .iter()
             .filter_map(|kind| (kind.changed_by)(event))
             .collect()
     }
+}
+
+/// What is answered to whoever asks for a prompt that is not there.
+pub fn unknown_prompt(name: &str) -> Error {
+    Error::not_found("unknown_prompt", format!("there is no prompt {name:?}"))
 }
 
 /// Whether the caller of `ctx` may see that there are resources of a kind.

@@ -6,7 +6,8 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::op::{Argument, Content, Item, Prompt, Resource};
+use crate::op::{Argument, Body, Content, Item, Prompt, Resource, Wording};
+use crate::tasks::recent;
 
 /// A document that ships with the server.
 pub struct Published {
@@ -63,14 +64,16 @@ pub(super) fn prompts() -> Vec<Prompt> {
                     name: "goal",
                     description: "What is to be achieved",
                     required: true,
+                    complete: recent::titles,
                 },
                 Argument {
                     name: "capabilities",
                     description: "Capabilities that the executors have, comma-separated",
                     required: false,
+                    complete: recent::capabilities,
                 },
             ],
-            text: include_str!("../../resources/prompts/orchestrate.md"),
+            wording: Wording::Template(include_str!("../../resources/prompts/orchestrate.md")),
         },
         Prompt {
             name: "execute",
@@ -81,14 +84,16 @@ pub(super) fn prompts() -> Vec<Prompt> {
                     name: "agent_id",
                     description: "Who you are; keep it from call to call",
                     required: true,
+                    complete: recent::agents,
                 },
                 Argument {
                     name: "capabilities",
                     description: "What you can do, comma-separated",
                     required: false,
+                    complete: recent::capabilities,
                 },
             ],
-            text: include_str!("../../resources/prompts/execute.md"),
+            wording: Wording::Template(include_str!("../../resources/prompts/execute.md")),
         },
     ]
 }
@@ -119,7 +124,7 @@ pub(super) fn resources() -> Vec<Resource> {
             read: |_, _, params| {
                 find(schemas(), params).map(|text| Content {
                     mime_type: "application/schema+json",
-                    text,
+                    body: Body::Text(text),
                 })
             },
             list: Some(|_, _, _, _| Ok((items("schemas", schemas()), None))),
@@ -136,7 +141,7 @@ pub(super) fn resources() -> Vec<Resource> {
             read: |_, _, params| {
                 find(GUIDES, params).map(|text| Content {
                     mime_type: "text/markdown",
-                    text,
+                    body: Body::Text(text),
                 })
             },
             list: Some(|_, _, _, _| Ok((items("guides", GUIDES), None))),

@@ -1,32 +1,55 @@
 //! Resources, prompts and completion: the catalogue's declarations as MCP shows them.
 
-use rmcp::ErrorData;
 use rmcp::model::{
-    CompleteRequestParams, CompleteResult, CompletionInfo, GetPromptRequestParams,
+    Annotations, CompleteRequestParams, CompleteResult, CompletionInfo, GetPromptRequestParams,
     GetPromptResponse, GetPromptResult, ListPromptsResult, ListResourceTemplatesResult,
     ListResourcesResult, PaginatedRequestParams, Prompt, PromptArgument, PromptMessage,
-    ReadResourceResponse, ReadResourceResult, Reference, Resource, ResourceContents,
-    ResourceTemplate, Role,
+    ReadResourceResponse, ReadResourceResult, Reference, Resource, ResourceTemplate, Role,
 };
+use rmcp::service::RequestContext;
+use rmcp::{ErrorData, RoleServer};
 use serde_json::{Value, json};
 
 use super::protocol_error;
-use crate::catalog::{self, Catalog};
+use super::session::icon;
+use super::tools::{block, contents};
+use crate::catalog::{self, Catalog, unknown_prompt};
 use crate::ctx::Ctx;
 use crate::error::Kind;
+use crate::op::{Document, Speaker, Values};
+use crate::page::Position;
+use crate::rounds::{self, Request, Turn};
 
 /// Resources on a page.
 const PAGE: u32 = 100;
+/// Tools, prompts or templates on a page.
+pub(super) const FEW: usize = 100;
 
-/// Lists that fit one page know no cursor.
-pub(super) fn no_cursor(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> {
-    match request.and_then(|request| request.cursor) {
-        None => Ok(()),
-        Some(_) => Err(ErrorData::invalid_params(
-            "cursor: this list has one page; ask without a cursor",
-            None,
-        )),
-    }
+/// The page of `all` that a cursor leads to, and the cursor that leads on. Cursors of one list are none of another.
+pub(super) fn page<T: Clone>(
+    list: &str,
+    all: &[T],
+    request: Option<PaginatedRequestParams>,
+    size: usize,
+) -> Result<(Vec<T>, Option<String>), ErrorData> {
+    let first = match request.and_then(|request| request.cursor) {
+        None => 0,
+        Some(cursor) => {
+            let position = Position::decode(&cursor).ok();
+            let first = position.filter(|position| position.id == list);
+            let first = first.and_then(|position| usize::try_from(position.key).ok());
+            first.filter(|first| *first <= all.len()).ok_or_else(|| {
+                let message = format!("cursor: not a cursor of {list}; start again without it");
+                ErrorData::invalid_params(message, None)
+            })?
+        }
+    };
+    let end = all.len().min(first.saturating_add(size));
+    let next = (end < all.len()).then(|| Position {
+        key: i64::try_from(end).unwrap_or(i64::MAX),
+        id: list.to_owned(),
+    });
+    Ok((all[first..end].to_vec(), next.map(|next| next.encode())))
 }
 
 pub(super) async fn list_resources(
@@ -47,6 +70,8 @@ pub(super) async fn list_resources(
                 .with_title(item.title)
                 .with_description(kind.description)
                 .with_mime_type(kind.mime_type)
+                .with_icons(vec![icon()])
+                .with_annotations(annotations())
         })
         .collect();
     let mut result = ListResourcesResult::with_all_items(resources);
@@ -54,19 +79,32 @@ pub(super) async fn list_resources(
     Ok(result)
 }
 
-pub(super) fn list_templates(catalog: &Catalog, ctx: &Ctx) -> ListResourceTemplatesResult {
-    let templates = catalog
-        .resources()
-        .iter()
-        .filter(|kind| catalog::is_open(ctx, kind))
+/// Whom resources are for, as far as it is the same for all.
+fn annotations() -> Annotations {
+    Annotations::default().with_audience(vec![Role::User, Role::Assistant])
+}
+
+pub(super) fn list_templates(
+    catalog: &Catalog,
+    ctx: &Ctx,
+    request: Option<PaginatedRequestParams>,
+) -> Result<ListResourceTemplatesResult, ErrorData> {
+    let kinds = catalog.resources().iter();
+    let templates: Vec<_> = kinds
+        .filter(|kind| kind.template.contains('{') && catalog::is_open(ctx, kind))
         .map(|kind| {
             ResourceTemplate::new(kind.template, kind.name)
                 .with_title(kind.title)
                 .with_description(kind.description)
                 .with_mime_type(kind.mime_type)
+                .with_icons(vec![icon()])
+                .with_annotations(annotations())
         })
         .collect();
-    ListResourceTemplatesResult::with_all_items(templates)
+    let (templates, next) = page("resources/templates/list", &templates, request, FEW)?;
+    let mut result = ListResourceTemplatesResult::with_all_items(templates);
+    result.next_cursor = next;
+    Ok(result)
 }
 
 pub(super) async fn read(
@@ -77,9 +115,12 @@ pub(super) async fn read(
 ) -> Result<ReadResourceResponse, ErrorData> {
     match catalog.read(ctx, uri).await {
         Ok(content) => {
-            let contents =
-                ResourceContents::text(content.text, uri).with_mime_type(content.mime_type);
-            Ok(ReadResourceResult::new(vec![contents]).into())
+            let document = Document {
+                uri: uri.to_owned(),
+                mime_type: content.mime_type.to_owned(),
+                body: content.body,
+            };
+            Ok(ReadResourceResult::new(vec![contents(document)]).into())
         }
         Err(error) if error.kind() == Kind::NotFound => Err(unknown(uri, legacy)),
         Err(error) => Err(protocol_error(&error)),
@@ -109,8 +150,11 @@ pub(super) fn check_uri(catalog: &Catalog, ctx: &Ctx, uri: &str) -> Result<(), E
         })
 }
 
-pub(super) fn list_prompts(catalog: &Catalog) -> ListPromptsResult {
-    let prompts = catalog
+pub(super) fn list_prompts(
+    catalog: &Catalog,
+    request: Option<PaginatedRequestParams>,
+) -> Result<ListPromptsResult, ErrorData> {
+    let prompts: Vec<_> = catalog
         .prompts()
         .iter()
         .map(|prompt| {
@@ -125,26 +169,34 @@ pub(super) fn list_prompts(catalog: &Catalog) -> ListPromptsResult {
                 .collect();
             Prompt::new(prompt.name, Some(prompt.description), Some(arguments))
                 .with_title(prompt.title)
+                .with_icons(vec![icon()])
         })
         .collect();
-    ListPromptsResult::with_all_items(prompts)
+    let (prompts, next) = page("prompts/list", &prompts, request, FEW)?;
+    let mut result = ListPromptsResult::with_all_items(prompts);
+    result.next_cursor = next;
+    Ok(result)
 }
 
-pub(super) fn get_prompt(
+pub(super) async fn get_prompt(
     catalog: &Catalog,
-    request: &GetPromptRequestParams,
+    ctx: Ctx,
+    request: GetPromptRequestParams,
+    cx: &RequestContext<RoleServer>,
 ) -> Result<GetPromptResponse, ErrorData> {
-    let prompt = catalog.prompt(&request.name).ok_or_else(|| {
-        ErrorData::invalid_params(format!("there is no prompt {:?}", request.name), None)
-    })?;
-    let value_of = |name: &str| {
-        let value = request.arguments.as_ref()?.get(name)?;
-        value.as_str().map(str::to_owned)
-    };
+    let prompt = catalog
+        .prompt(&request.name)
+        .ok_or_else(|| protocol_error(&unknown_prompt(&request.name)))?;
+    let arguments = request.arguments.unwrap_or_default();
+    let values = arguments.iter().filter_map(|(name, value)| {
+        let value = value.as_str()?;
+        Some((name.clone(), value.to_owned()))
+    });
+    let values: Values = values.collect();
     if let Some(missing) = prompt
         .arguments
         .iter()
-        .find(|argument| argument.required && value_of(argument.name).is_none())
+        .find(|argument| argument.required && !values.contains_key(argument.name))
     {
         let message = format!(
             "/arguments/{}: missing; {}",
@@ -152,10 +204,29 @@ pub(super) fn get_prompt(
         );
         return Err(ErrorData::invalid_params(message, None));
     }
-    let mut result = GetPromptResult::new(vec![PromptMessage::new_text(
-        Role::User,
-        prompt.render(value_of),
-    )]);
+    let round = Request {
+        method: "prompts/get",
+        name: prompt.name,
+        arguments: &arguments,
+        responses: request.input_responses,
+        state: request.request_state,
+        log_from: None,
+    };
+    let turn = rounds::take(ctx, cx, round, async |ctx| {
+        prompt.messages(ctx, values).await
+    });
+    let messages = match turn.await? {
+        Turn::Over(messages) => messages.map_err(|error| protocol_error(&error))?,
+        Turn::Asks(questions) => return Ok(questions.into()),
+    };
+    let messages = messages.into_iter().map(|message| {
+        let role = match message.from {
+            Speaker::User => Role::User,
+            Speaker::Assistant => Role::Assistant,
+        };
+        PromptMessage::new(role, block(message.block))
+    });
+    let mut result = GetPromptResult::new(messages.collect());
     result.description = Some(prompt.description.to_owned());
     Ok(result.into())
 }
@@ -171,16 +242,43 @@ pub(super) async fn complete(
             .complete(ctx, &template.uri, &argument.name, &argument.value)
             .await
             .map_err(|error| protocol_error(&error))?,
-        Reference::Prompt(prompt) => {
-            catalog.prompt(&prompt.name).ok_or_else(|| {
-                ErrorData::invalid_params(format!("there is no prompt {:?}", prompt.name), None)
-            })?;
-            // The arguments of our prompts are free text, of which nothing is known.
-            Vec::new()
-        }
+        Reference::Prompt(prompt) => catalog
+            .complete_argument(ctx, &prompt.name, &argument.name, &argument.value)
+            .await
+            .map_err(|error| protocol_error(&error))?,
         _ => Vec::new(),
     };
     let info = CompletionInfo::new(values)
         .map_err(|error| ErrorData::internal_error(error, None::<Value>))?;
     Ok(CompleteResult::new(info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_and_foreign_cursors_are_refused() {
+        let at = |cursor: Option<&str>| {
+            let cursor = cursor.map(str::to_owned);
+            Some(PaginatedRequestParams::default().with_cursor(cursor))
+        };
+        let all = [1, 2, 3, 4, 5];
+        let (first, next) = page("tools/list", &all, None, 2).unwrap();
+        let (second, last) = page("tools/list", &all, at(next.as_deref()), 2).unwrap();
+        let (third, end) = page("tools/list", &all, at(last.as_deref()), 2).unwrap();
+        assert_eq!(
+            (first, second, third, end),
+            (vec![1, 2], vec![3, 4], vec![5], None)
+        );
+        let foreign = next.as_deref();
+        for (list, cursor) in [
+            ("prompts/list", foreign),
+            ("tools/list", Some("")),
+            ("tools/list", Some("x")),
+        ] {
+            let refused = page(list, &all, at(cursor), 2).unwrap_err();
+            assert_eq!(refused.code.0, -32602, "{cursor:?}");
+        }
+    }
 }

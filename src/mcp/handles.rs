@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
-use crate::feed::News;
+use crate::feed::{Change, News, What};
 use crate::handles::{self, KEPT, Started, Status, View};
 use crate::op::{Ask, Op, Reply};
 
@@ -52,8 +52,8 @@ pub(super) async fn begin(
     let may_ask = may_ask(cx.client_capabilities().as_ref());
     match handles::begin(ctx, op, input, may_ask).await {
         Ok(Started::Handle(view)) => Ok(CreateTaskResult::new(detailed(&view)?.task).into()),
-        Ok(Started::Done(output)) => Ok(tools::result(Ok(output)).into()),
-        Err(error) => Ok(tools::result(Err(error)).into()),
+        Ok(Started::Done(output)) => Ok(tools::result(output.into()).into()),
+        Err(error) => Ok(tools::refusal(&error).into()),
     }
 }
 
@@ -131,7 +131,7 @@ fn payload(view: &View) -> Result<TaskPayload> {
             }
         }
         Status::Done(output) => {
-            let result = tools::result(Ok(output.clone()));
+            let result = tools::result(output.clone().into());
             let result = serde_json::to_value(result).map_err(Error::internal)?;
             let result: JsonObject = serde_json::from_value(result).map_err(Error::internal)?;
             TaskPayload::Completed { result }
@@ -211,8 +211,11 @@ impl Watching {
     /// Notes which ones `news` may have changed.
     pub(super) fn note(&mut self, news: &News) {
         for handle in &mut self.handles {
-            let concerns = |uri: &String| handle.places.contains(uri);
-            handle.is_due |= news.changes().any(|change| concerns(&change.uri));
+            let concerns = |change: &Change| match &change.what {
+                What::Resource(uri) => handle.places.contains(uri),
+                What::List(_) => false,
+            };
+            handle.is_due |= news.changes().any(concerns);
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use http::request::Parts;
 use rmcp::RoleServer;
 use rmcp::model::{
@@ -18,7 +18,6 @@ use rmcp::model::{
     RequestId, ServerJsonRpcMessage,
 };
 use rmcp::service::{RequestContext, serve_directly_with_ct};
-use rmcp::transport::OneshotTransport;
 use rmcp::transport::sink_stream::SinkStreamTransport;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionState};
 use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
@@ -28,10 +27,12 @@ use tokio_util::sync::{CancellationToken, PollSender};
 
 use super::server::{Edge, Named};
 use super::session::{Begun, Session, Shared};
+use crate::caller::Level;
 use crate::clock::Time;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::rounds::{read_level, shows_forms};
 use crate::sessions;
 
 /// How long a session counts among those in use after its last request.
@@ -59,6 +60,8 @@ struct Call {
     id: RequestId,
     cancel: CancellationToken,
     said: watch::Receiver<Said>,
+    /// Where the answers to its questions go.
+    answers: mpsc::Sender<ClientJsonRpcMessage>,
 }
 
 impl Live {
@@ -92,6 +95,8 @@ pub(crate) struct Visit {
     pub(super) live: Arc<Live>,
     named: Named,
     serves: Option<TenantId>,
+    /// From which level on it wants log messages.
+    log_from: Option<Level>,
     /// What `initialize` said, with the revision that was agreed on.
     initialize: InitializeRequestParams,
 }
@@ -113,6 +118,9 @@ impl Visit {
             live,
             named,
             serves: known.serves,
+            log_from: known
+                .log_level
+                .and_then(|level| read_level(&level.into()).ok()),
             initialize: state.initialize_params,
         }))
     }
@@ -136,8 +144,10 @@ impl Visit {
             is_bound: self.serves.is_some(),
             is_legacy: true,
             client: self.initialize.client_info.clone(),
+            shows_forms: shows_forms(&self.initialize.capabilities),
         };
-        let session = Session::kept(self.id.clone(), begun);
+        let place = (self.id.clone(), self.owner(shared));
+        let session = Session::kept(place, begun, self.log_from);
         Edge::of(shared, self.named.clone(), session)
     }
 }
@@ -246,14 +256,20 @@ impl Kept {
         let number = number(&self.shared);
         let (sender, said) = watch::channel(Said::new(number));
         let cancel = visit.live.ended.child_token();
+        let (answers, from_client) = mpsc::channel(1);
+        let (to_client, mut messages) = mpsc::channel(1);
         visit.live.calls().push(Call {
             number,
             id: request.id.clone(),
             cancel: cancel.clone(),
             said: said.clone(),
+            answers,
         });
-        let (transport, mut messages) =
-            OneshotTransport::<RoleServer>::new(JsonRpcMessage::Request(request));
+        let request = stream::iter([JsonRpcMessage::Request(request)]);
+        let transport = SinkStreamTransport::new(
+            PollSender::new(to_client),
+            request.chain(ReceiverStream::new(from_client)),
+        );
         let (edge, peer) = (visit.edge(&self.shared), visit.initialize.clone());
         let running = serve_directly_with_ct(edge, transport, Some(peer), cancel.clone());
         self.shared.pumps.spawn(async move {
@@ -263,7 +279,11 @@ impl Kept {
                     () = cancel.cancelled() => break,
                     message = messages.recv() => message,
                 };
-                let Some(message) = message else { break };
+                let Some(mut message) = message else { break };
+                // rmcp numbers the questions of each call from 0.
+                if let JsonRpcMessage::Request(question) = &mut message {
+                    question.id = question_id(number, &question.id);
+                }
                 let is_last = is_answer(&message);
                 sender.send_modify(|said| said.say(message));
                 if is_last {
@@ -284,6 +304,21 @@ impl Kept {
 pub(crate) fn number(shared: &Shared) -> u64 {
     let random = shared.app.system.random().u128();
     u64::try_from(random >> 64).unwrap_or_default()
+}
+
+/// What a question of the call `number` is called in its session.
+fn question_id(number: u64, id: &RequestId) -> RequestId {
+    RequestId::String(format!("{number:x}/{id}").into())
+}
+
+/// The call whose question it is that a client answers, and what that is called there.
+fn question_of(id: &RequestId) -> Option<(u64, RequestId)> {
+    let RequestId::String(id) = id else {
+        return None;
+    };
+    let (call, id) = id.split_once('/')?;
+    let call = u64::from_str_radix(call, 16).ok()?;
+    Some((call, RequestId::Number(id.parse().ok()?)))
 }
 
 fn is_answer(message: &ServerJsonRpcMessage) -> bool {
@@ -397,24 +432,40 @@ impl SessionManager for Kept {
         Ok(listen_to(self.answer(visit, message), 0))
     }
 
-    /// Of all that clients tell without asking, one thing matters here.
+    /// Of all that clients tell without asking, two things matter here: that they call something off, and the answers to
+    /// questions of calls that run on this process.
     async fn accept_message(
         &self,
         id: &SessionId,
-        message: ClientJsonRpcMessage,
+        mut message: ClientJsonRpcMessage,
     ) -> io::Result<()> {
-        if let JsonRpcMessage::Notification(JsonRpcNotification {
-            notification: ClientNotification::CancelledNotification(cancelled),
-            ..
-        }) = message
-            && let Some(request) = cancelled.params.request_id
-            && let Some(live) = self.live.get(&**id)
-        {
-            let calls = live.calls();
-            let called_off = calls.iter().filter(|call| call.id == request);
-            called_off.for_each(|call| call.cancel.cancel());
-        }
-        Ok(())
+        let live = self.live.get(&**id).map(|live| live.clone());
+        let answered = match &mut message {
+            JsonRpcMessage::Response(response) => Some(&mut response.id),
+            JsonRpcMessage::Error(error) => error.id.as_mut(),
+            JsonRpcMessage::Notification(JsonRpcNotification {
+                notification: ClientNotification::CancelledNotification(cancelled),
+                ..
+            }) => {
+                if let (Some(request), Some(live)) = (&cancelled.params.request_id, live) {
+                    let calls = live.calls();
+                    let called_off = calls.iter().filter(|call| call.id == *request);
+                    called_off.for_each(|call| call.cancel.cancel());
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let asked = answered.and_then(|id| {
+            let (number, own) = question_of(id)?;
+            *id = own;
+            let calls = live.as_ref()?.calls();
+            let call = calls.iter().find(|call| call.number == number)?;
+            Some(call.answers.clone())
+        });
+        let asked = asked
+            .ok_or_else(|| io::Error::other("no call that runs on this process has asked this"))?;
+        asked.send(message).await.map_err(|_| gone())
     }
 
     /// Only judged by rmcp; the stream itself is [`super::listen::Hearing`].

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rmcp::model::{
     ClientCapabilities, ClientJsonRpcMessage, ClientRequest, CustomNotification, Extensions,
-    GetMeta, NotificationMetaObject, ProtocolVersion, RequestId, RequestMetaObject,
-    ResourceUpdatedNotification, ResourceUpdatedNotificationParam, ServerNotification,
-    ServerResult, SubscriptionFilter, SubscriptionsAcknowledgedNotification,
-    SubscriptionsAcknowledgedNotificationParams, SubscriptionsListenRequest,
-    SubscriptionsListenResult,
+    GetMeta, NotificationMetaObject, PromptListChangedNotification, ProtocolVersion, RequestId,
+    RequestMetaObject, ResourceListChangedNotification, ResourceUpdatedNotification,
+    ResourceUpdatedNotificationParam, ServerNotification, ServerResult, SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification, SubscriptionsAcknowledgedNotificationParams,
+    SubscriptionsListenRequest, SubscriptionsListenResult, ToolListChangedNotification,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, Peer, RoleServer};
@@ -22,22 +22,42 @@ use super::kept::Visit;
 use super::session::{Session, Shared};
 use super::{handles, protocol_error};
 use crate::ctx::Ctx;
-use crate::feed::{Change, Follower, News};
+use crate::feed::{Change, Follower, News, What};
+use crate::op::List;
 use crate::sessions::{self, SUBSCRIPTIONS};
 
 /// How long a client may leave a notification unread before its session is given up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Each changed resource that is wanted once, in the order of the changes.
-fn wanted(news: &News, is_wanted: impl Fn(&Change) -> bool) -> Vec<&str> {
-    let mut uris: Vec<&str> = Vec::new();
+/// What has changed and is wanted, each once, in the order of the changes.
+fn wanted(news: &News, is_wanted: impl Fn(&Change) -> bool) -> Vec<&What> {
+    let mut wanted: Vec<&What> = Vec::new();
     for change in news.changes() {
-        let uri = change.uri.as_str();
-        if is_wanted(change) && !uris.contains(&uri) {
-            uris.push(uri);
+        if is_wanted(change) && !wanted.contains(&&change.what) {
+            wanted.push(&change.what);
         }
     }
-    uris
+    wanted
+}
+
+/// The message that tells of a change.
+fn told(what: &What) -> ServerNotification {
+    use ServerNotification as Message;
+    match what {
+        What::Resource(uri) => {
+            let param = ResourceUpdatedNotificationParam::new(uri.as_str());
+            Message::ResourceUpdatedNotification(ResourceUpdatedNotification::new(param))
+        }
+        What::List(List::Tools) => {
+            Message::ToolListChangedNotification(ToolListChangedNotification::default())
+        }
+        What::List(List::Prompts) => {
+            Message::PromptListChangedNotification(PromptListChangedNotification::default())
+        }
+        What::List(List::Resources) => {
+            Message::ResourceListChangedNotification(ResourceListChangedNotification::default())
+        }
+    }
 }
 
 /// Tells a legacy session that lives with its handler of changes, until it ends.
@@ -64,10 +84,10 @@ pub(super) async fn pump(
             let (Ok(news), Some(session)) = (news, session.upgrade()) else {
                 break;
             };
-            let uris = wanted(&news, |change| session.wants(change));
+            let changes = wanted(&news, |change| session.wants(change));
             drop(session);
-            for uri in uris {
-                let sent = peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri));
+            for what in changes {
+                let sent = peer.send_notification(told(what));
                 if !matches!(tokio::time::timeout(PATIENCE, sent).await, Ok(Ok(()))) {
                     return;
                 }
@@ -122,22 +142,19 @@ impl Hearing {
                 tracing::warn!(error = ?error, "a session's stream ends: the log can't be read");
             });
             let news = news.ok()?;
-            let uris = wanted(&news, |change| self.wants(change));
-            if uris.is_empty() || !self.visit.live.is_told_by(&self.token) {
+            let changes = wanted(&news, |change| self.wants(change));
+            if changes.is_empty() || !self.visit.live.is_told_by(&self.token) {
                 continue;
             }
-            let last = uris.len() - 1;
-            let messages = uris.into_iter().enumerate().map(|(index, uri)| {
+            let last = changes.len() - 1;
+            let messages = changes.into_iter().enumerate().map(|(index, what)| {
                 let is_last = index == last;
                 let so_far = if is_last {
                     self.position()
                 } else {
                     news.after()
                 };
-                let param = ResourceUpdatedNotificationParam::new(uri);
-                let message = ResourceUpdatedNotification::new(param);
-                let message = ServerNotification::ResourceUpdatedNotification(message);
-                (so_far, message)
+                (so_far, told(what))
             });
             return Some(messages.collect());
         }
@@ -145,7 +162,8 @@ impl Hearing {
 
     fn wants(&self, change: &Change) -> bool {
         let sessions = change.sessions.as_ref();
-        sessions.is_some_and(|sessions| sessions.contains(&self.visit.id))
+        matches!(change.what, What::List(_))
+            || sessions.is_some_and(|sessions| sessions.contains(&self.visit.id))
     }
 
     /// Whether the session is still known, as far as can be said.
@@ -227,7 +245,7 @@ pub(crate) struct Listener {
     follower: Follower,
     /// What of the filter is honoured.
     accepted: SubscriptionFilter,
-    wanted: HashSet<String>,
+    wanted: HashSet<What>,
     /// The handles that it is told of, where it asked for some.
     watching: Option<Box<handles::Watching>>,
     /// Messages that wait for others of the same news.
@@ -257,10 +275,19 @@ impl Listener {
                     .into(),
             ),
         };
+        let lists = [
+            (accepted.tools_list_changed, List::Tools),
+            (accepted.prompts_list_changed, List::Prompts),
+            (accepted.resources_list_changed, List::Resources),
+        ];
+        let lists = lists
+            .into_iter()
+            .filter(|(wanted, _)| *wanted == Some(true));
+        let lists = lists.map(|(_, list)| What::List(list));
         Ok(Self {
             id: id.clone(),
             follower: follower.map_err(|error| protocol_error(&error))?,
-            wanted: uris.cloned().collect(),
+            wanted: uris.cloned().map(What::Resource).chain(lists).collect(),
             accepted,
             watching,
             ready: Vec::new(),
@@ -308,17 +335,14 @@ impl Listener {
             if let Some(watching) = &mut self.watching {
                 watching.note(&news);
             }
-            let uris = wanted(&news, |change| self.wanted.contains(&change.uri));
-            let messages: Vec<_> = uris.into_iter().map(|uri| self.updated(uri)).collect();
+            let changes = wanted(&news, |change| self.wanted.contains(&change.what));
+            let messages: Vec<_> = changes.into_iter().map(|what| self.tell(what)).collect();
             self.ready.extend(messages);
         }
     }
 
-    fn updated(&self, uri: &str) -> ServerNotification {
-        let param = ResourceUpdatedNotificationParam::new(uri);
-        let mut message = ServerNotification::ResourceUpdatedNotification(
-            ResourceUpdatedNotification::new(param),
-        );
+    fn tell(&self, what: &What) -> ServerNotification {
+        let mut message = told(what);
         message.get_meta_mut().set_subscription_id(self.id.clone());
         message
     }

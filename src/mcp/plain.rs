@@ -14,10 +14,13 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::server::{Named, actor, caught};
-use super::session::{Begun, Shared};
+use super::session::{Begun, Shared, Signature};
 use super::tools;
+use crate::caller::Level;
 use crate::ctx::{Ctx, choose_tenant};
+use crate::op::Output;
 use crate::principal::Principal;
+use crate::rounds::shows_forms;
 
 /// A whole message. One with further members is for rmcp.
 #[derive(Deserialize)]
@@ -57,6 +60,13 @@ struct Meta<'a> {
     tenant: Option<&'a str>,
     #[serde(default, rename = "progressToken")]
     progress: Option<IgnoredAny>,
+    /// What is no level makes the message one for rmcp; short calls log nothing.
+    #[serde(
+        default,
+        rename = "io.modelcontextprotocol/logLevel",
+        deserialize_with = "present"
+    )]
+    _level: Option<Level>,
 }
 
 /// A null names a tenant too, though not one that there is.
@@ -109,6 +119,13 @@ impl Plain {
         if !is_plain || op.waits(&params.arguments) {
             return None;
         }
+        let shows_forms = match begun {
+            Some(begun) => begun.shows_forms,
+            None => meta.capabilities.as_ref().is_some_and(shows_forms),
+        };
+        if shows_forms && op.may_ask(&params.arguments) {
+            return None;
+        }
         let bound = named.tenant.as_ref().or(begun
             .filter(|begun| begun.is_bound)
             .map(|begun| &begun.tenant));
@@ -146,7 +163,7 @@ impl Plain {
     /// Makes the call and returns the whole message to send back. Dropping the future cancels the call.
     pub(crate) async fn answer(self) -> Vec<u8> {
         let app = &self.shared.app;
-        let call = app.catalog.call(self.ctx, self.tool, self.input);
+        let call = app.catalog.answer(self.ctx, self.tool, self.input);
         let outcome = caught(async {
             tokio::select! {
                 biased;
@@ -155,11 +172,23 @@ impl Plain {
             }
         });
         let message = match outcome.await {
-            Ok(Ok(output)) => return Reply::write(&self.id, self.is_legacy, &output),
-            Ok(Err(error)) => {
-                let mut result = tools::refusal(&error);
+            Ok(outcome) => {
+                let mut result = match outcome {
+                    Ok(Output {
+                        structured: Some(output),
+                        content,
+                        is_error: false,
+                    }) if content.is_empty() => {
+                        let signature = (!self.is_legacy).then_some(&self.shared.signature);
+                        return Plainly::write(&self.id, signature, &output);
+                    }
+                    Ok(output) => tools::result(output),
+                    Err(error) => tools::refusal(&error),
+                };
                 if self.is_legacy {
                     result.result_type = None;
+                } else {
+                    self.shared.signature.sign(&mut result.meta);
                 }
                 ServerJsonRpcMessage::response(ServerResult::CallToolResult(result), self.id)
             }
@@ -172,7 +201,7 @@ impl Plain {
 /// What rmcp's message of a call that succeeded says, for an output that is written once: it is there twice, once as
 /// text within text.
 #[derive(Serialize)]
-struct Reply<'a> {
+struct Plainly<'a> {
     jsonrpc: &'static str,
     id: &'a RequestId,
     result: Success<'a>,
@@ -194,15 +223,15 @@ struct Block<'a> {
     text: &'a str,
 }
 
-impl Reply<'_> {
-    fn write(id: &RequestId, is_legacy: bool, output: &Value) -> Vec<u8> {
+impl Plainly<'_> {
+    fn write(id: &RequestId, signature: Option<&Signature>, output: &Value) -> Vec<u8> {
         let output = to_raw_value(output).expect("a value is JSON");
         let text = output.get();
-        let reply = Reply {
+        let reply = Plainly {
             jsonrpc: "2.0",
             id,
             result: Success {
-                result_type: (!is_legacy).then_some("complete"),
+                result_type: signature.map(|_| "complete"),
                 content: [Block {
                     r#type: "text",
                     text,
@@ -211,8 +240,15 @@ impl Reply<'_> {
                 is_error: false,
             },
         };
-        let mut bytes = Vec::with_capacity(256 + text.len() * 5 / 2);
+        let mut bytes = Vec::with_capacity(384 + text.len() * 5 / 2);
         serde_json::to_writer(&mut bytes, &reply).expect("a reply is JSON");
+        if let Some(signature) = signature {
+            // Before the ends of the result and of the message.
+            bytes.truncate(bytes.len() - 2);
+            bytes.push(b',');
+            bytes.extend_from_slice(signature.member.as_bytes());
+            bytes.extend_from_slice(b"}}");
+        }
         bytes
     }
 }

@@ -10,9 +10,10 @@ use rmcp::model::{
     CompleteRequestParams, CompleteResult, CustomRequest, CustomResult, GetPromptRequestParams,
     GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, InitializeRequestParams,
     InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
-    ReadResourceResponse, RequestMetaObject, ServerConfig, ServerResult, SubscribeRequestParams,
-    Tool, UnsubscribeRequestParams, UpdateTaskParams,
+    ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
+    ReadResourceRequestParams, ReadResourceResponse, RequestMetaObject, ServerConfig, ServerResult,
+    SetLevelRequestMethod, SubscribeRequestParams, Tool, UnsubscribeRequestParams,
+    UpdateTaskParams,
 };
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
@@ -26,6 +27,7 @@ use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::principal::Principal;
+use crate::rounds::{is_legacy, read_level, shows_forms};
 
 /// Where a request's `_meta` names its tenant.
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
@@ -113,13 +115,19 @@ impl Edge {
     }
 
     /// Runs a method. rmcp never answers a request whose handler panicked, so panics become answers here.
-    async fn run<T>(
+    async fn run<T: Signed>(
         &self,
         cx: &RequestContext<RoleServer>,
         method: impl AsyncFnOnce(Ctx) -> std::result::Result<T, ErrorData>,
     ) -> std::result::Result<T, ErrorData> {
         match self.ctx(cx) {
-            Ok(ctx) => caught(method(ctx)).await,
+            Ok(ctx) => {
+                let mut result = caught(method(ctx)).await?;
+                if let Some(meta) = result.meta().filter(|_| !is_legacy(cx)) {
+                    self.shared.signature.sign(meta);
+                }
+                Ok(result)
+            }
             Err(error) => {
                 let principal = self.named(cx).principal.as_ref();
                 let access = &self.shared.app.access;
@@ -172,11 +180,69 @@ pub(super) fn actor(client: Option<&Implementation>) -> String {
     }
 }
 
-/// Whether the request is of the era before 2026-07-28.
-pub(super) fn is_legacy(cx: &RequestContext<RoleServer>) -> bool {
-    cx.protocol_version()
-        .is_none_or(|version| version.has_initialize())
+/// A result that says who answers, if it has a place for that.
+trait Signed {
+    fn meta(&mut self) -> Option<&mut Option<MetaObject>>;
 }
+
+macro_rules! signed {
+    ($($result:ty),* $(,)?) => {
+        $(impl Signed for $result {
+            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+                Some(&mut self.meta)
+            }
+        })*
+    };
+}
+
+signed!(
+    CompleteResult,
+    GetTaskResult,
+    ListPromptsResult,
+    ListResourceTemplatesResult,
+    ListResourcesResult,
+    ListToolsResult,
+);
+
+macro_rules! signed_responses {
+    ($($response:ident),*) => {
+        $(impl Signed for $response {
+            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+                match self {
+                    Self::Complete(result) => Some(&mut result.meta),
+                    Self::InputRequired(result) => Some(&mut result.meta),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+signed_responses!(GetPromptResponse, ReadResourceResponse);
+
+impl Signed for CallToolResponse {
+    fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+        match self {
+            Self::Complete(result) => Some(&mut result.meta),
+            Self::InputRequired(result) => Some(&mut result.meta),
+            Self::Task(result) => Some(&mut result.meta),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! unsigned {
+    ($($result:ty),*) => {
+        $(impl Signed for $result {
+            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+                None
+            }
+        })*
+    };
+}
+
+// Those of the era before say it in `initialize`, and the last word of a listener has its own way.
+unsigned!((), CustomResult, InitializeResult, ServerResult);
 
 impl ServerHandler for Edge {
     fn get_info(&self) -> ServerConfig {
@@ -201,6 +267,7 @@ impl ServerHandler for Edge {
                 is_legacy: result.protocol_version == request.protocol_version
                     && result.protocol_version.has_initialize(),
                 client: request.client_info.clone(),
+                shows_forms: shows_forms(&request.capabilities),
             };
             Beginning::note(&cx, request, (&begun, &result.protocol_version));
             if self.session.begun.set(begun).is_ok() && self.session.is_live() {
@@ -219,10 +286,12 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListToolsResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            content::no_cursor(request)?;
             let ops = self.shared.app.catalog.ops_for(&ctx);
-            let tools = ops.map(|(index, _)| self.shared.tools[index].clone());
-            Ok(ListToolsResult::with_all_items(tools.collect()))
+            let tools: Vec<_> = ops.map(|(index, _)| &self.shared.tools[index]).collect();
+            let (tools, next) = content::page("tools/list", &tools, request, content::FEW)?;
+            let mut result = ListToolsResult::with_all_items(tools.into_iter().cloned().collect());
+            result.next_cursor = next;
+            Ok(result)
         })
         .await
     }
@@ -241,7 +310,8 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<CallToolResponse, ErrorData> {
         self.run(&cx, async |ctx| {
-            tools::call(&self.shared.app, ctx, request, &cx).await
+            let log_from = self.session.log_from();
+            tools::call(&self.shared.app, ctx, request, (&cx, log_from)).await
         })
         .await
     }
@@ -263,8 +333,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListResourceTemplatesResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            content::no_cursor(request)?;
-            Ok(content::list_templates(&self.shared.app.catalog, &ctx))
+            content::list_templates(&self.shared.app.catalog, &ctx, request)
         })
         .await
     }
@@ -287,8 +356,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListPromptsResult, ErrorData> {
         self.run(&cx, async |_| {
-            content::no_cursor(request)?;
-            Ok(content::list_prompts(&self.shared.app.catalog))
+            content::list_prompts(&self.shared.app.catalog, request)
         })
         .await
     }
@@ -298,8 +366,8 @@ impl ServerHandler for Edge {
         request: GetPromptRequestParams,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<GetPromptResponse, ErrorData> {
-        self.run(&cx, async |_| {
-            content::get_prompt(&self.shared.app.catalog, &request)
+        self.run(&cx, async |ctx| {
+            content::get_prompt(&self.shared.app.catalog, ctx, request, &cx).await
         })
         .await
     }
@@ -311,6 +379,23 @@ impl ServerHandler for Edge {
     ) -> std::result::Result<CompleteResult, ErrorData> {
         self.run(&cx, async |ctx| {
             content::complete(&self.shared.app.catalog, &ctx, &request).await
+        })
+        .await
+    }
+
+    #[expect(deprecated, reason = "clients of the era with sessions set it")]
+    async fn set_level(
+        &self,
+        request: rmcp::model::SetLevelRequestParams,
+        cx: RequestContext<RoleServer>,
+    ) -> std::result::Result<(), ErrorData> {
+        self.run(&cx, async |_| {
+            if !is_legacy(&cx) {
+                return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
+            }
+            let level = read_level(&serde_json::json!(request.level))?;
+            let set = self.session.set_level(level).await;
+            set.map_err(|error| protocol_error(&error))
         })
         .await
     }
@@ -387,7 +472,9 @@ impl ServerHandler for Edge {
         request: CustomRequest,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<CustomResult, ErrorData> {
-        self.run(&cx, async |_| Err(params::refusal(request))).await
+        let is_legacy = is_legacy(&cx);
+        self.run(&cx, async |_| Err(params::refusal(request, is_legacy)))
+            .await
     }
 }
 

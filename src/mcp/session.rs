@@ -3,16 +3,20 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rmcp::model::{Implementation, ServerCapabilities, ServerConfig, Tool};
+use rmcp::model::{Icon, Implementation, MetaObject, ServerCapabilities, ServerConfig, Tool};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::tools;
 use crate::app::App;
+use crate::caller::Level;
+use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::Result;
-use crate::feed::{Change, Feeds};
+use crate::feed::{Change, Feeds, What};
 use crate::id::TenantId;
+use crate::op::List;
 use crate::sessions;
 
 /// What the handlers of one process share.
@@ -20,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) app: App,
     pub(super) tools: Vec<Tool>,
     pub(super) info: ServerConfig,
+    /// How it signs results.
+    pub(super) signature: Signature,
     pub(super) feeds: Arc<Feeds>,
     pub(crate) pumps: TaskTracker,
 }
@@ -28,9 +34,11 @@ impl Shared {
     pub(crate) fn new(app: App) -> Self {
         let tools = tools::project(&app.catalog);
         let pumps = TaskTracker::new();
+        let info = info(&app.catalog);
         Self {
             tools,
-            info: info(),
+            signature: Signature::of(&info.server_info),
+            info,
             feeds: Feeds::new(app.catalog.clone(), pumps.clone()),
             app,
             pumps,
@@ -43,8 +51,8 @@ impl Shared {
     }
 }
 
-fn info() -> ServerConfig {
-    let capabilities = ServerCapabilities::builder()
+fn info(catalog: &Catalog) -> ServerConfig {
+    let mut capabilities = ServerCapabilities::builder()
         .enable_tools()
         .enable_prompts()
         .enable_resources()
@@ -52,13 +60,58 @@ fn info() -> ServerConfig {
         .enable_completions()
         .enable_tasks()
         .build();
+    for list in catalog.lists() {
+        match list {
+            List::Tools => capabilities.tools.get_or_insert_default().list_changed = Some(true),
+            List::Prompts => capabilities.prompts.get_or_insert_default().list_changed = Some(true),
+            List::Resources => {
+                capabilities.resources.get_or_insert_default().list_changed = Some(true);
+            }
+        }
+    }
+    capabilities.logging = Some(Map::new());
     let mut implementation = Implementation::new("baton", env!("CARGO_PKG_VERSION"));
     implementation.title = Some("Baton".into());
     implementation.description =
         Some("Hands work from an orchestrator to executors and never loses track of it".into());
+    implementation.icons = Some(vec![icon()]);
     ServerConfig::new(capabilities)
         .with_server_info(implementation)
         .with_instructions(include_str!("../../resources/instructions.md").trim_end())
+}
+
+/// A baton, for whoever shows lists to people.
+pub(super) fn icon() -> Icon {
+    const BATON: &str = "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3g9IjAgMCA4IDgiPjxwYXRoIGQ9Ik0xIDcgNyAxIiBzdHJva2U9IiM0NTciIHN0cm9rZS13aWR0aD0iMiIvPjwvc3ZnPg==";
+    Icon::new(BATON)
+        .with_mime_type("image/svg+xml")
+        .with_sizes(vec!["any".into()])
+}
+
+/// Who answers: what results of the newest era say in `_meta`.
+pub(super) struct Signature {
+    key: &'static str,
+    value: Value,
+    /// `"_meta":{…}`, as it stands in a result.
+    pub(super) member: String,
+}
+
+impl Signature {
+    fn of(server: &Implementation) -> Self {
+        let key = "io.modelcontextprotocol/serverInfo";
+        let value = json!({"name": server.name, "title": server.title, "version": server.version});
+        Self {
+            key,
+            member: format!("\"_meta\":{}", json!({ key: value })),
+            value,
+        }
+    }
+
+    /// Signs a result with this `_meta`.
+    pub(super) fn sign(&self, meta: &mut Option<MetaObject>) {
+        let meta = meta.get_or_insert_default();
+        meta.insert(self.key.to_owned(), self.value.clone());
+    }
 }
 
 /// What a handler knows of those whom it serves: one legacy client, or one request.
@@ -66,6 +119,8 @@ pub(crate) struct Session {
     /// Cancelled when it ends.
     pub(super) ended: CancellationToken,
     subscriptions: Subscriptions,
+    /// From which level on it wants log messages.
+    log_from: Mutex<Option<Level>>,
     /// What `initialize` said.
     pub(super) begun: OnceLock<Begun>,
     _guard: DropGuard,
@@ -75,8 +130,8 @@ pub(crate) struct Session {
 enum Subscriptions {
     /// The session lives as long as its handler.
     Here(Mutex<HashSet<String>>),
-    /// The handler is for one request of the session of this id.
-    InDatabase(String),
+    /// The handler is for one request of the session of this id, which this context reaches.
+    InDatabase(String, Ctx),
     /// There is no session, or not yet.
     Nowhere,
 }
@@ -88,6 +143,8 @@ pub(super) struct Begun {
     pub(super) is_bound: bool,
     /// Who sent it.
     pub(super) client: Implementation,
+    /// Whether its user can be shown a form.
+    pub(super) shows_forms: bool,
     /// Whether the session is certainly of the era before 2026-07-28.
     pub(super) is_legacy: bool,
 }
@@ -97,6 +154,7 @@ impl Session {
         let ended = CancellationToken::new();
         Arc::new(Self {
             subscriptions,
+            log_from: Mutex::default(),
             begun: OnceLock::new(),
             _guard: ended.clone().drop_guard(),
             ended,
@@ -108,16 +166,39 @@ impl Session {
         Self::new(Subscriptions::Here(Mutex::default()))
     }
 
-    /// One request of the session that the database keeps as `id`.
-    pub(super) fn kept(id: String, begun: Begun) -> Arc<Self> {
-        let session = Self::new(Subscriptions::InDatabase(id));
+    /// One request of the session that the database keeps as `id`, where `owner` reaches it.
+    pub(super) fn kept(
+        (id, owner): (String, Ctx),
+        begun: Begun,
+        log_from: Option<Level>,
+    ) -> Arc<Self> {
+        let session = Self::new(Subscriptions::InDatabase(id, owner));
         let _ = session.begun.set(begun);
+        *session.level() = log_from;
         session
     }
 
     /// One request without a session.
     pub(super) fn none() -> Arc<Self> {
         Self::new(Subscriptions::Nowhere)
+    }
+
+    fn level(&self) -> MutexGuard<'_, Option<Level>> {
+        self.log_from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From which level on it wants log messages.
+    pub(super) fn log_from(&self) -> Option<Level> {
+        *self.level()
+    }
+
+    /// Remembers from which level on it wants log messages.
+    pub(super) async fn set_level(&self, level: Level) -> Result<()> {
+        if let Subscriptions::InDatabase(id, owner) = &self.subscriptions {
+            return sessions::set_level(owner, id, level.name()).await;
+        }
+        *self.level() = Some(level);
+        Ok(())
     }
 
     /// What it subscribed to, if it lives with its handler.
@@ -135,12 +216,15 @@ impl Session {
 
     /// Whether it is told by its handler of what has changed.
     pub(super) fn wants(&self, change: &Change) -> bool {
-        self.here().is_some_and(|here| here.contains(&change.uri))
+        self.here().is_some_and(|here| match &change.what {
+            What::Resource(uri) => here.contains(uri),
+            What::List(_) => true,
+        })
     }
 
     /// Subscribes to a resource of the tenant of `ctx`.
     pub(super) async fn subscribe(&self, ctx: &Ctx, uri: &str) -> Result<()> {
-        if let Subscriptions::InDatabase(id) = &self.subscriptions {
+        if let Subscriptions::InDatabase(id, _) = &self.subscriptions {
             return sessions::subscribe(ctx, id, uri).await;
         }
         if let Some(mut subscribed) = self.here() {
@@ -154,7 +238,7 @@ impl Session {
 
     /// Ends a subscription, if there is one.
     pub(super) async fn unsubscribe(&self, ctx: &Ctx, uri: &str) -> Result<()> {
-        if let Subscriptions::InDatabase(id) = &self.subscriptions {
+        if let Subscriptions::InDatabase(id, _) = &self.subscriptions {
             return sessions::unsubscribe(ctx, id, uri).await;
         }
         if let Some(mut subscribed) = self.here() {

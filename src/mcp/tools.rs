@@ -3,23 +3,22 @@
 use std::sync::Arc;
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock,
-    ProgressNotificationParam, ProgressToken, Tool, ToolAnnotations,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, EmbeddedResource,
+    Resource, ResourceContents, Tool, ToolAnnotations,
 };
 use rmcp::service::RequestContext;
-use rmcp::{ErrorData, Peer, RoleServer};
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use rmcp::{ErrorData, RoleServer};
+use serde_json::json;
 
+use super::session::icon;
 use super::{handles, log};
 use crate::app::App;
+use crate::caller::Level;
 use crate::catalog::Catalog;
-use crate::ctx::{Ctx, Progress};
+use crate::ctx::Ctx;
 use crate::error::Error;
-use crate::op::{Effect, Op};
-
-/// Progress that waits to be sent; more is skipped, since the next step says more.
-const PROGRESS: usize = 16;
+use crate::op::{Block, Body, Document, Effect, Op, Output};
+use crate::rounds::{self, Request, Turn};
 
 /// All operations as tools, in the catalogue's order.
 pub(super) fn project(catalog: &Catalog) -> Vec<Tool> {
@@ -33,10 +32,14 @@ fn tool(op: &Op) -> Tool {
     annotations.destructive_hint = Some(op.effect == Effect::Destructive);
     annotations.idempotent_hint = Some(op.idempotent);
     annotations.open_world_hint = Some(false);
-    Tool::new(op.name, op.description, Arc::new(op.input_schema.clone()))
+    let tool = Tool::new(op.name, op.description, Arc::new(op.input_schema.clone()))
         .with_title(op.title)
-        .with_raw_output_schema(Arc::new(op.output_schema.clone()))
-        .with_annotations(annotations)
+        .with_icons(vec![icon()])
+        .with_annotations(annotations);
+    if op.output_schema.is_empty() {
+        return tool;
+    }
+    tool.with_raw_output_schema(Arc::new(op.output_schema.clone()))
 }
 
 /// Calls a tool. What it refuses is a result that the model can read and act on, not an error of the protocol.
@@ -44,7 +47,7 @@ pub(super) async fn call(
     app: &App,
     ctx: Ctx,
     request: CallToolRequestParams,
-    cx: &RequestContext<RoleServer>,
+    (cx, log_from): (&RequestContext<RoleServer>, Option<Level>),
 ) -> Result<CallToolResponse, ErrorData> {
     let (catalog, name) = (&app.catalog, &*request.name);
     let Some(op) = catalog.op(name) else {
@@ -57,34 +60,69 @@ pub(super) async fn call(
     if handles::follows(op, cx) {
         return handles::begin(&ctx, op, input, cx).await;
     }
-    let called = async {
-        let Some(token) = cx.meta.get_progress_token() else {
-            return catalog.call(ctx, name, input).await;
-        };
-        let (sender, steps) = mpsc::channel(PROGRESS);
-        let call = catalog.call(ctx.with_progress(sender), name, input);
-        // The call owns the sender, so `tell` ends when the call has and everything is sent.
-        tokio::join!(call, tell(&cx.peer, token, steps)).0
+    let round = Request {
+        method: "tools/call",
+        name,
+        arguments: &input,
+        responses: request.input_responses,
+        state: request.request_state,
+        log_from,
     };
-    let outcome = tokio::select! {
+    let work = async |ctx| catalog.answer(ctx, name, input.clone()).await;
+    let called = Box::pin(rounds::take(ctx, cx, round, work));
+    let turn = tokio::select! {
         biased;
-        outcome = called => outcome,
-        () = cx.ct.cancelled() => Err(cancelled()),
-        error = app.last_call() => Err(error),
+        turn = called => turn?,
+        () = cx.ct.cancelled() => Turn::Over(Err(cancelled())),
+        error = app.last_call() => Turn::Over(Err(error)),
     };
-    Ok(result(outcome).into())
+    Ok(match turn {
+        Turn::Over(Ok(output)) => result(output).into(),
+        Turn::Over(Err(error)) => refusal(&error).into(),
+        Turn::Asks(questions) => questions.into(),
+    })
 }
 
 /// What a tool answered, as a result.
-pub(super) fn result(outcome: crate::error::Result<Value>) -> CallToolResult {
-    match outcome {
-        Ok(output) => {
-            let mut result = CallToolResult::success(vec![ContentBlock::text(output.to_string())]);
-            result.structured_content = Some(output);
-            result
-        }
-        Err(error) => refusal(&error),
+pub(super) fn result(output: Output) -> CallToolResult {
+    let mut content: Vec<ContentBlock> = output.content.into_iter().map(block).collect();
+    if let (true, Some(structured)) = (content.is_empty(), &output.structured) {
+        content.push(ContentBlock::text(structured.to_string()));
     }
+    let mut result = CallToolResult::success(content);
+    result.is_error = Some(output.is_error);
+    result.structured_content = output.structured;
+    result
+}
+
+/// A piece of content in rmcp's words.
+pub(super) fn block(block: Block) -> ContentBlock {
+    match block {
+        Block::Text { text } => ContentBlock::text(text),
+        Block::Image { data, mime_type } => ContentBlock::image(data, mime_type),
+        Block::Audio { data, mime_type } => ContentBlock::audio(data, mime_type),
+        Block::Resource { resource } => {
+            ContentBlock::Resource(EmbeddedResource::new(contents(resource)))
+        }
+        Block::ResourceLink {
+            uri,
+            name,
+            mime_type,
+        } => {
+            let mut link = Resource::new(uri, name);
+            link.mime_type = mime_type;
+            ContentBlock::ResourceLink(link)
+        }
+    }
+}
+
+/// A document in rmcp's words.
+pub(super) fn contents(document: Document) -> ResourceContents {
+    match document.body {
+        Body::Text(text) => ResourceContents::text(text, document.uri),
+        Body::Blob(blob) => ResourceContents::blob(blob, document.uri),
+    }
+    .with_mime_type(document.mime_type)
 }
 
 /// Nobody reads this answer: a cancelled request gets none.
@@ -102,20 +140,4 @@ pub(super) fn refusal(error: &Error) -> CallToolResult {
     CallToolResult::error(vec![ContentBlock::text(
         json!({"error": error.body()}).to_string(),
     )])
-}
-
-/// Sends steps as they come, each farther than the one before, as the protocol asks.
-async fn tell(peer: &Peer<RoleServer>, token: ProgressToken, mut steps: mpsc::Receiver<Progress>) {
-    let mut last = f64::NEG_INFINITY;
-    while let Some(step) = steps.recv().await {
-        if step.progress <= last {
-            continue;
-        }
-        last = step.progress;
-        let mut param = ProgressNotificationParam::new(token.clone(), step.progress);
-        (param.total, param.message) = (step.total, step.message);
-        if peer.notify_progress(param).await.is_err() {
-            break;
-        }
-    }
 }

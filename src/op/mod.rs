@@ -4,6 +4,7 @@
 //! Features declare their operations with these types, `catalog` gathers them, the edges only translate.
 
 mod follow;
+mod output;
 mod resource;
 mod schema;
 
@@ -17,10 +18,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
-pub use resource::{Argument, Content, Item, Items, Params, Prompt, Resource};
+pub use output::{Block, Body, Document, Message, Output, Speaker};
+pub use resource::{
+    Argument, Content, Item, Items, List, Messages, Params, Prompt, Resource, Values, Wording,
+};
 pub(crate) use schema::parse;
 pub use schema::{check, compile, pointer};
 
+use crate::caller::Ability;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::store::Tx;
@@ -49,7 +54,12 @@ pub struct Route {
     pub payload: Option<&'static str>,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Value>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Output>> + Send>>;
+
+/// The code of an operation's refusal to go on without a yes. Its message is the question.
+pub const UNCONFIRMED: &str = "confirmation_needed";
+/// The input that is a yes from the beginning.
+const CONFIRM: &str = "confirm";
 
 /// One operation.
 pub struct Op {
@@ -69,7 +79,7 @@ pub struct Op {
     pub routes: Vec<Route>,
     /// JSON Schema 2020-12 of the input, flat and inlined.
     pub input_schema: Map<String, Value>,
-    /// JSON Schema 2020-12 of the output.
+    /// JSON Schema 2020-12 of the output; empty when it is not structured.
     pub output_schema: Map<String, Value>,
     /// An input that works on an empty tenant as far as its form goes; tests start from it.
     pub sample: fn() -> Value,
@@ -79,6 +89,7 @@ pub struct Op {
     rules: Option<Validator>,
     waits: fn(&Map<String, Value>) -> bool,
     follow: Option<Follow>,
+    confirms: bool,
     handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
 }
 
@@ -156,9 +167,46 @@ impl Op {
         O: Serialize + JsonSchema + Send + 'static,
         F: Future<Output = Result<O>> + Send,
     {
-        let input_schema = schema::of_input::<I>();
+        let handler = move |ctx, input| -> Answer {
+            let operation = operation.clone();
+            Box::pin(async move {
+                let input: I = schema::parse(&input)?;
+                let output = serde_json::to_value(operation(ctx, input).await?);
+                output.map(Output::from).map_err(Error::internal)
+            })
+        };
+        let op = Self::of(name, permission, schema::of_input::<I>(), handler);
+        Self {
+            output_schema: schema::of_output::<O>(),
+            ..op
+        }
+    }
+
+    /// An operation with a schema of its own that answers in blocks, and may talk to its caller meanwhile.
+    ///
+    /// # Panics
+    /// When `input_schema` is no usable JSON Schema.
+    pub fn tool<F>(
+        name: &'static str,
+        permission: Permission,
+        input_schema: Map<String, Value>,
+        operation: impl Fn(Ctx, Value) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Output>> + Send + 'static,
+    {
+        let handler = move |ctx, input| -> Answer { Box::pin(operation(ctx, input)) };
+        Self::of(name, permission, input_schema, handler)
+    }
+
+    fn of(
+        name: &'static str,
+        permission: Permission,
+        input_schema: Map<String, Value>,
+        handler: impl Fn(Ctx, Value) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let validator = schema::compile(&Value::Object(input_schema.clone()))
-            .expect("the schema of an input type is a JSON Schema");
+            .expect("the schema of an operation's input is a JSON Schema");
         Self {
             name,
             title: "",
@@ -168,20 +216,15 @@ impl Op {
             idempotent: false,
             routes: Vec::new(),
             input_schema,
-            output_schema: schema::of_output::<O>(),
+            output_schema: Map::new(),
             sample: || Value::Object(Map::new()),
             aliases: &[],
             validator,
             rules: None,
             waits: |_| true,
             follow: None,
-            handler: Box::new(move |ctx, input| {
-                let operation = operation.clone();
-                Box::pin(async move {
-                    let input: I = schema::parse(&input)?;
-                    serde_json::to_value(operation(ctx, input).await?).map_err(Error::internal)
-                })
-            }),
+            confirms: false,
+            handler: Box::new(handler),
         }
     }
 
@@ -211,6 +254,19 @@ impl Op {
     pub fn read_only(mut self) -> Self {
         (self.effect, self.idempotent) = (Effect::ReadOnly, true);
         self
+    }
+
+    /// Says that some calls need a yes. The operation refuses those with [`UNCONFIRMED`], unless its input says `confirm`;
+    /// callers who can be asked are.
+    #[must_use]
+    pub fn confirms(mut self) -> Self {
+        self.confirms = true;
+        self
+    }
+
+    /// Whether a call with this input may have a question.
+    pub fn may_ask(&self, input: &Map<String, Value>) -> bool {
+        self.confirms && input.get(CONFIRM) != Some(&Value::Bool(true))
     }
 
     /// Says with which input a call waits, where not every call does.
@@ -293,8 +349,12 @@ impl Op {
     ///
     /// # Errors
     /// `forbidden`, `insufficient_scope`; `invalid_input` with all findings and their paths; what the operation answers.
-    pub async fn call(&self, ctx: Ctx, input: Map<String, Value>) -> Result<Value> {
+    pub async fn call(&self, ctx: Ctx, input: Map<String, Value>) -> Result<Output> {
+        let may_ask = self.may_ask(&input);
         let input = self.admit(&ctx, input)?;
+        if may_ask && ctx.can_ask(Ability::Form) {
+            return self.call_confirmed(ctx, input).await;
+        }
         (self.handler)(ctx, input).await
     }
 
@@ -316,6 +376,21 @@ impl Op {
             schema::check(rules, &input)?;
         }
         Ok(input)
+    }
+
+    /// Asks for a yes where the operation wants one.
+    async fn call_confirmed(&self, ctx: Ctx, mut input: Value) -> Result<Output> {
+        match (self.handler)(ctx.clone(), input.clone()).await {
+            Err(error) if error.code() == UNCONFIRMED => {
+                if !ctx.confirm(error.message()).await? {
+                    let message = "nothing was done: the answer was no";
+                    return Err(Error::conflict("not_confirmed", message));
+                }
+                input[CONFIRM] = Value::Bool(true);
+                (self.handler)(ctx, input).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Null means absent, since models write it so; aliases become the names that the schema knows.

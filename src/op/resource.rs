@@ -1,8 +1,10 @@
 //! What can be read and what can be asked for by name: declarations of MCP resources and prompts.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 
-use crate::ctx::Scope;
+use super::output::{Block, Body, Message, Speaker};
+use crate::ctx::{Ctx, Scope};
 use crate::error::Result;
 use crate::events::Event;
 use crate::page::Position;
@@ -17,8 +19,19 @@ pub type Params = BTreeMap<&'static str, String>;
 pub struct Content {
     /// Media type.
     pub mime_type: &'static str,
-    /// The text.
-    pub text: String,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a list holds of which clients are told that it has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum List {
+    /// The tools that can be called.
+    Tools,
+    /// The prompts that can be asked for.
+    Prompts,
+    /// The resources that can be read.
+    Resources,
 }
 
 /// One readable thing, as lists show it.
@@ -34,7 +47,7 @@ pub struct Item {
 pub type Items = (Vec<Item>, Option<Position>);
 
 /// Lists at most so many resources of a kind, behind a position.
-pub(super) type List = fn(&Scope, &mut Tx<'_>, Option<&Position>, u32) -> Result<Items>;
+pub(super) type Lister = fn(&Scope, &mut Tx<'_>, Option<&Position>, u32) -> Result<Items>;
 
 /// A kind of resource. Its URIs are `template` (RFC 6570, level 1) with its variables filled in.
 pub struct Resource {
@@ -51,7 +64,7 @@ pub struct Resource {
     /// Reads one. `NotFound` for what is not there or is another tenant's.
     pub read: fn(&Scope, &mut Tx<'_>, &Params) -> Result<Content>,
     /// At most the given number of those that exist, behind a position. `None` when they aren't listed.
-    pub list: Option<List>,
+    pub list: Option<Lister>,
     /// At most the given number of values for a variable that begin with a text, best first.
     pub complete: fn(&Scope, &mut Tx<'_>, &str, &str, u32) -> Result<Vec<String>>,
     /// The URI that an event changed, if it is of this kind.
@@ -85,11 +98,27 @@ pub struct Argument {
     pub name: &'static str,
     /// What it is for.
     pub description: &'static str,
-    /// Whether the prompt can do without.
+    /// Whether the prompt needs it.
     pub required: bool,
+    /// At most the given number of values that begin with a text, best first.
+    pub complete: fn(&Scope, &mut Tx<'_>, &str, u32) -> Result<Vec<String>>,
 }
 
-/// A text to work from, with `{{name}}` where its arguments go.
+/// What the arguments of a prompt are given as.
+pub type Values = BTreeMap<String, String>;
+
+/// The messages of a prompt, once they are made.
+pub type Messages = Pin<Box<dyn Future<Output = Result<Vec<Message>>> + Send>>;
+
+/// What a prompt says.
+pub enum Wording {
+    /// One message, with `{{name}}` where the arguments go; one that is missing leaves nothing behind.
+    Template(&'static str),
+    /// Whatever is made of the arguments.
+    Made(fn(Ctx, Values) -> Messages),
+}
+
+/// Something to work from.
 pub struct Prompt {
     /// Its name.
     pub name: &'static str,
@@ -99,18 +128,31 @@ pub struct Prompt {
     pub description: &'static str,
     /// What it takes.
     pub arguments: &'static [Argument],
-    /// The text.
-    pub text: &'static str,
+    /// What it says.
+    pub wording: Wording,
 }
 
 impl Prompt {
-    /// The text with its arguments filled in; an optional one that is missing leaves nothing behind.
-    pub fn render(&self, value_of: impl Fn(&str) -> Option<String>) -> String {
-        let mut text = self.text.to_owned();
-        for argument in self.arguments {
-            let value = value_of(argument.name).unwrap_or_default();
-            text = text.replace(&format!("{{{{{}}}}}", argument.name), &value);
+    /// Its messages, with these arguments.
+    ///
+    /// # Errors
+    /// What the prompt refuses.
+    pub async fn messages(&self, ctx: Ctx, values: Values) -> Result<Vec<Message>> {
+        match self.wording {
+            Wording::Made(make) => make(ctx, values).await,
+            Wording::Template(template) => {
+                let filled = self
+                    .arguments
+                    .iter()
+                    .fold(template.to_owned(), |text, argument| {
+                        let value = values.get(argument.name).map_or("", String::as_str);
+                        text.replace(&format!("{{{{{}}}}}", argument.name), value)
+                    });
+                Ok(vec![Message {
+                    from: Speaker::User,
+                    block: Block::text(filled),
+                }])
+            }
         }
-        text
     }
 }

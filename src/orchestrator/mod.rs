@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::TaskId;
-use crate::op::{Content, Item, Items, Op, Params, Permission, Resource};
+use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Resource};
 use crate::page::Position;
 use crate::store::Tx;
 use crate::tasks::{Task, store};
@@ -61,6 +61,7 @@ pub fn operations() -> Vec<Op> {
             .about("Cancel a task", "Call a task and its subtasks off. Its executor learns of it by its next heartbeat.")
             .destructive()
             .idempotent()
+            .confirms()
             .at("POST", "/api/v1/tasks/{task_id}/cancel")
             .sample(|| json!({"task_id": "tsk_sample", "reason": "not needed any more"})),
         Op::write("task_answer", Orchestrate, steer::answer)
@@ -92,7 +93,7 @@ pub fn resources() -> Vec<Resource> {
                 let text = serde_json::to_string(&view).map_err(Error::internal)?;
                 Ok(Content {
                     mime_type: "application/json",
-                    text,
+                    body: Body::Text(text),
                 })
             },
             list: Some(items),
@@ -118,7 +119,7 @@ pub fn resources() -> Vec<Resource> {
                 let text = report.to_markdown(&title, task.result.as_ref());
                 Ok(Content {
                     mime_type: "text/markdown",
-                    text,
+                    body: Body::Text(text),
                 })
             },
             list: None,

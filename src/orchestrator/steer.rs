@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, TaskId};
+use crate::op::UNCONFIRMED;
 use crate::store::Tx;
 use crate::tasks::settle::{self, Way};
 use crate::tasks::view::Brief;
@@ -178,6 +179,9 @@ pub(super) struct Cancel {
     /// Its subtasks too
     #[serde(default = "yes")]
     subtasks: bool,
+    /// Yes, also subtasks that are being worked on
+    #[serde(default)]
+    confirm: bool,
 }
 
 const fn yes() -> bool {
@@ -188,6 +192,16 @@ pub(super) fn cancel(scope: &Scope, tx: &mut Tx<'_>, input: &Cancel) -> Result<B
     let task = store::lock(tx, &input.task_id)?;
     if task.state == State::Cancelled {
         return Ok(Brief::of(&task));
+    }
+    if input.subtasks && !input.confirm {
+        let running = settle::running_subtasks(tx, &task.id)?;
+        if running > 0 {
+            let message = format!(
+                "cancelling {} also ends {running} of its subtasks that are being worked on; if that is meant, say so (confirm true)",
+                task.id
+            );
+            return Err(Error::conflict(UNCONFIRMED, message));
+        }
     }
     let task = settle::cancel(scope, tx, task, input.reason.as_deref(), input.subtasks)?;
     Ok(Brief::of(&task))

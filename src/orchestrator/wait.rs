@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::dispatch::{Dispatch, dispatch, order};
-use crate::ctx::{Ctx, Progress, WaitingPlace};
+use crate::caller::{Level, Progress};
+use crate::ctx::{Ctx, WaitingPlace};
 use crate::error::Result;
 use crate::id::TaskId;
 use crate::tasks::store;
@@ -122,6 +123,7 @@ fn tell(ctx: &Ctx, tasks: &[Outcome], told: &mut f64) {
             (_, None) => format!("{ended} of {} ended", tasks.len()),
             (_, Some(step)) => format!("{ended} of {} ended; {step}", tasks.len()),
         };
+        ctx.log(Level::Info, message.as_str());
         ctx.report_progress(Progress {
             progress: mean,
             total: Some(100.0),

@@ -1,5 +1,6 @@
-//! Sessions of legacy MCP clients, kept so that every process on the database can go on with what another began: whose
-//! one is, what its `initialize` said, and what it subscribed to. What its messages mean is `mcp`'s.
+//! Conversations with MCP clients, kept so that every process on the database can go on with what another began: legacy
+//! sessions (whose one is, what its `initialize` said, what it subscribed to), and the key that seals what modern clients
+//! carry from round to round. What their messages mean is `mcp`'s.
 
 mod store;
 
@@ -35,6 +36,8 @@ pub struct Session {
     pub serves: Option<TenantId>,
     /// What `initialize` said, as JSON.
     pub initialize: String,
+    /// From which level on it wants log messages, if it said so.
+    pub log_level: Option<String>,
     /// When its client was last seen, within ten minutes.
     seen: Time,
 }
@@ -66,6 +69,7 @@ pub async fn begin(
             id: id.clone(),
             serves: serves.clone(),
             initialize: initialize.clone(),
+            log_level: None,
             seen: scope.steady(),
         };
         store::insert(tx, &session, owner(scope))
@@ -98,6 +102,36 @@ pub async fn find(ctx: &Ctx, id: &str) -> Result<Option<Session>> {
 /// Whose a session is.
 fn owner(scope: &Scope) -> &str {
     scope.principal().map_or("", |principal| &principal.name)
+}
+
+/// Remembers from which level on the session `id` of the tenant of `ctx` wants log messages.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn set_level(ctx: &Ctx, id: &str, level: &'static str) -> Result<()> {
+    let id = id.to_owned();
+    ctx.write(move |_, tx| store::set_level(tx, &id, level))
+        .await
+}
+
+/// What seals the state that clients of the tenant of `ctx` carry between the rounds of a call.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn key(ctx: &Ctx) -> Result<Vec<u8>> {
+    if let Some(key) = ctx.read(|_, tx| store::key(tx)).await? {
+        return Ok(key);
+    }
+    ctx.write(|scope, tx| {
+        if let Some(key) = store::key(tx)? {
+            return Ok(key);
+        }
+        let random = || scope.random().u128().to_be_bytes();
+        let key = [random(), random()].concat();
+        store::insert_key(tx, key.clone(), scope.now())?;
+        Ok(key)
+    })
+    .await
 }
 
 /// Forgets a session of `tenant` and its subscriptions.

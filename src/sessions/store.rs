@@ -29,7 +29,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, session: &Session, owner: &str) -> Result<
 /// The session `id`, if it is `owner`'s.
 pub(super) fn find(tx: &mut Tx<'_>, id: &str, owner: &str) -> Result<Option<Session>> {
     let row = tx.query_opt(
-        "SELECT session_id, serves_tenant, initialize, seen_at FROM sessions
+        "SELECT session_id, serves_tenant, initialize, seen_at, log_level FROM sessions
          WHERE tenant_id = $1 AND session_id = $2 AND owner = $3",
         &vals![tx.tenant(), id, owner],
     )?;
@@ -39,6 +39,7 @@ pub(super) fn find(tx: &mut Tx<'_>, id: &str, owner: &str) -> Result<Option<Sess
             serves: row.get(1)?,
             initialize: row.get(2)?,
             seen: row.get(3)?,
+            log_level: row.get(4)?,
         })
     })
     .transpose()
@@ -48,6 +49,30 @@ pub(super) fn see(tx: &mut Tx<'_>, id: &str, now: Time) -> Result<()> {
     tx.execute(
         "UPDATE sessions SET seen_at = $3 WHERE tenant_id = $1 AND session_id = $2 AND seen_at < $3",
         &vals![tx.tenant(), id, now],
+    )
+    .map(drop)
+}
+
+pub(super) fn set_level(tx: &mut Tx<'_>, id: &str, level: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE sessions SET log_level = $3 WHERE tenant_id = $1 AND session_id = $2",
+        &vals![tx.tenant(), id, level],
+    )
+    .map(drop)
+}
+
+pub(super) fn key(tx: &mut Tx<'_>) -> Result<Option<Vec<u8>>> {
+    let row = tx.query_opt(
+        "SELECT key FROM request_keys WHERE tenant_id = $1",
+        &vals![tx.tenant()],
+    )?;
+    row.map(|mut row| row.get(0)).transpose()
+}
+
+pub(super) fn insert_key(tx: &mut Tx<'_>, key: Vec<u8>, now: Time) -> Result<()> {
+    tx.execute(
+        "INSERT INTO request_keys (tenant_id, key, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        &vals![tx.tenant(), key, now],
     )
     .map(drop)
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (5, include_str!("../../migrations/0005_indexes.sql")),
     (6, include_str!("../../migrations/0006_keys.sql")),
     (7, include_str!("../../migrations/0007_handles.sql")),
+    (8, include_str!("../../migrations/0008_conversations.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

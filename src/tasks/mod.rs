@@ -7,6 +7,7 @@
 pub mod counts;
 mod life;
 pub mod reap;
+pub(crate) mod recent;
 pub(crate) mod report;
 pub(crate) mod settle;
 mod state;

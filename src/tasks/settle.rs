@@ -133,6 +133,19 @@ pub(crate) fn requeue(
     Ok(task)
 }
 
+/// How many executors work on the subtasks of a task, at any depth.
+pub(crate) fn running_subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<usize> {
+    let (mut running, mut parents) = (0, vec![id.clone()]);
+    while let Some(parent) = parents.pop() {
+        for id in store::live_subtasks(tx, &parent)? {
+            let state = store::get(tx, &id)?.state;
+            running += usize::from(!matches!(state, State::Blocked | State::Pending));
+            parents.push(id);
+        }
+    }
+    Ok(running)
+}
+
 /// Cancels `task` and, when `with_subtasks`, all of its subtasks that have not ended, and theirs.
 pub(crate) fn cancel(
     scope: &Scope,

@@ -12,6 +12,7 @@ mod support;
 mod access;
 mod access_keys;
 mod access_tokens;
+mod asking;
 mod bad_input;
 mod bounds;
 mod cli_install;

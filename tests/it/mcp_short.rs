@@ -329,15 +329,15 @@ async fn in_sessions_over_http_both_ways_answer_with_the_same_bytes() {
     }
 }
 
-/// One side of the comparison over pipes.
-struct Pipes {
+/// A server over pipes: one side of the comparison.
+pub(crate) struct Pipes {
     input: PipeWriter,
     output: BufReader<PipeReader>,
     _home: Home,
 }
 
 impl Pipes {
-    fn open(home: Home, short: bool) -> Self {
+    pub(crate) fn open(home: Home, short: bool) -> Self {
         let app = App::open(config(&home), Clock::manual(START), Random::seeded(7)).unwrap();
         let (server_input, input) = pipe().unwrap();
         let (output, server_output) = pipe().unwrap();
@@ -354,13 +354,13 @@ impl Pipes {
         }
     }
 
-    fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         self.input
             .write_all(format!("{line}\n").as_bytes())
             .unwrap();
     }
 
-    fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         self.say(line);
         let mut answer = String::new();
         self.output.read_line(&mut answer).unwrap();

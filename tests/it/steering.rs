@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use baton::events;
+use baton::op::Body;
 use serde_json::{Value, json};
 
 use crate::support::Server;
@@ -300,6 +301,9 @@ async fn a_report_says_what_came_of_the_task() {
         )
         .await
         .unwrap();
+    let Body::Text(report) = report.body else {
+        panic!("a report is text")
+    };
     for part in [
         "# Lines",
         "waited 2.0 s, worked 3.0 s",
@@ -307,11 +311,7 @@ async fn a_report_says_what_came_of_the_task() {
         "removed x",
         "files: 3",
     ] {
-        assert!(
-            report.text.contains(part),
-            "{part} is not in {}",
-            report.text
-        );
+        assert!(report.contains(part), "{part} is not in {report}");
     }
     let task: Value = server.call("task_get", json!({"task_id": id})).await;
     assert_eq!(task["report"]["timings"]["worked_seconds"], 3.0);
