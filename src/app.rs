@@ -59,7 +59,7 @@ impl App {
         catalog: Catalog,
     ) -> Result<Self> {
         let store = Store::open(&place(&config)?, Hub::default(), &clock)?;
-        let system = System::new(store, clock, random, config.limits.clone());
+        let system = System::new(store, clock, random, &config);
         Ok(Self {
             catalog: Arc::new(catalog),
             access: Arc::new(Access::new(system.clone(), &config)?),
@@ -81,6 +81,12 @@ impl App {
             FORGET,
             |system| async move { sessions::tick(&system).await },
         );
+        let access = self.access.clone();
+        self.start(FORGET, move |system| {
+            system.throttle().sweep();
+            access.tell_of_strangers();
+            async { Ok(0) }
+        });
         self.start(FORGET, |system| async move { handles::tick(&system).await });
     }
 

@@ -145,6 +145,11 @@ pub const ALL: &[Code] = &[
         "The connection to the database broke while committing; look, or repeat the call if it names its own id.",
     ),
     code(
+        "rate_limited",
+        Kind::Limited,
+        "More calls a second than this address, credential or tenant may make; come back after `retry_after_seconds`.",
+    ),
+    code(
         "remote_error",
         Kind::Unavailable,
         "A server that this one called answered with an error of its own.",

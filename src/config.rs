@@ -2,7 +2,8 @@
 //!
 //! The doc comments are the help texts and the example file. Nothing else reads environment variables.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,6 +101,28 @@ pub struct Settings {
     #[serde(default)]
     pub allowed_origins: Vec<String>,
 
+    /// Reverse proxies whose word is taken for whom they forward (Forwarded, X-Forwarded-For)
+    #[arg(
+        long = "trusted-proxy",
+        env = "BATON_TRUSTED_PROXIES",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpAddr>,
+
+    /// Requests a second from one address, over HTTP, at this process; without it, any number
+    #[arg(long, env = "BATON_RATE_PER_ADDRESS", value_name = "N")]
+    pub rate_per_address: Option<NonZeroU32>,
+
+    /// Calls a second with one credential, at this process; without it, any number
+    #[arg(long, env = "BATON_RATE_PER_CREDENTIAL", value_name = "N")]
+    pub rate_per_credential: Option<NonZeroU32>,
+
+    /// Calls a second for one tenant, at this process; without it, any number
+    #[arg(long, env = "BATON_RATE_PER_TENANT", value_name = "N")]
+    pub rate_per_tenant: Option<NonZeroU32>,
+
     /// Tasks that one executor may hold at a time at most [default: 5]
     #[arg(long, env = "BATON_MAX_CONCURRENT_TASKS", value_name = "N")]
     pub max_concurrent_tasks: Option<u32>,
@@ -188,6 +211,10 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Origins that may call, besides loopback.
     pub allowed_origins: Vec<String>,
+    /// Reverse proxies whose word is taken.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// How often somebody may call.
+    pub rates: Rates,
     /// Bounds for operations.
     pub limits: Limits,
     /// Sessions of older MCP clients at a time, of either transport.
@@ -196,6 +223,17 @@ pub struct Config {
     pub max_listeners: usize,
     /// Connections over HTTP at a time.
     pub max_connections: usize,
+}
+
+/// How often somebody may call, in calls a second.
+#[derive(Debug, Clone, Default)]
+pub struct Rates {
+    /// From one address.
+    pub per_address: Option<NonZeroU32>,
+    /// With one credential.
+    pub per_credential: Option<NonZeroU32>,
+    /// For one tenant.
+    pub per_tenant: Option<NonZeroU32>,
 }
 
 /// Bounds that operations keep.
@@ -267,17 +305,12 @@ impl Settings {
             .or(file.listen)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5050)));
         let oidc = self.oidc(&file, listen)?;
-        let mut auth = either(self.auth, file.auth);
-        if auth.is_empty() {
-            auth.push(Auth::None);
-        }
-        if !listen.ip().is_loopback() && auth.contains(&Auth::None) {
-            bail!(
-                "listening on {listen} would let everyone in; add --auth keys (and make keys with `baton key create`), \
-                 or listen on 127.0.0.1:{} only",
-                listen.port()
-            );
-        }
+        let auth = auth(either(self.auth, file.auth), listen)?;
+        let rates = Rates {
+            per_address: self.rate_per_address.or(file.rate_per_address),
+            per_credential: self.rate_per_credential.or(file.rate_per_credential),
+            per_tenant: self.rate_per_tenant.or(file.rate_per_tenant),
+        };
         let data = match self.data.or(file.data) {
             Some(data) => at_home(data),
             None => default_data()
@@ -311,6 +344,8 @@ impl Settings {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             allowed_hosts: either(self.allowed_hosts, file.allowed_hosts),
             allowed_origins: either(self.allowed_origins, file.allowed_origins),
+            trusted_proxies: either(self.trusted_proxies, file.trusted_proxies),
+            rates,
             limits: Limits {
                 max_concurrent_tasks,
                 retry_backoff: Duration::from_millis(
@@ -340,6 +375,21 @@ impl Settings {
             )?,
         })
     }
+}
+
+/// How callers prove who they are to a server that listens on `listen`.
+fn auth(mut auth: Vec<Auth>, listen: SocketAddr) -> anyhow::Result<Vec<Auth>> {
+    if auth.is_empty() {
+        auth.push(Auth::None);
+    }
+    if !listen.ip().is_loopback() && auth.contains(&Auth::None) {
+        bail!(
+            "listening on {listen} would let everyone in; add --auth keys (and make keys with `baton key create`), \
+             or listen on 127.0.0.1:{} only",
+            listen.port()
+        );
+    }
+    Ok(auth)
 }
 
 fn either<T>(own: Vec<T>, file: Vec<T>) -> Vec<T> {

@@ -9,12 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::caller::{Ability, Answers, Ask, Caller, Level, Progress, Question, cant_answer};
 use crate::clock::{Clock, Time};
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::id::{LeaseToken, TenantId};
 use crate::principal::Principal;
 use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
+use crate::throttle::Throttle;
 
 /// How long a worker's work is one process's without word from it.
 const HOLD: Duration = Duration::from_secs(3);
@@ -28,6 +29,7 @@ struct Shared {
     clock: Clock,
     random: Random,
     limits: Limits,
+    throttle: Throttle,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -36,9 +38,11 @@ struct Shared {
 
 impl System {
     /// Bundles the handles that `app` made.
-    pub fn new(store: Store, clock: Clock, random: Random, limits: Limits) -> Self {
+    pub fn new(store: Store, clock: Clock, random: Random, config: &Config) -> Self {
+        let limits = config.limits.clone();
         Self(Arc::new(Shared {
             store,
+            throttle: Throttle::new(&config.rates, &clock),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),
@@ -80,6 +84,11 @@ impl System {
     /// Randomness.
     pub fn random(&self) -> &Random {
         &self.0.random
+    }
+
+    /// How often somebody may call.
+    pub fn throttle(&self) -> &Throttle {
+        &self.0.throttle
     }
 
     /// The store.
@@ -173,6 +182,15 @@ impl Ctx {
     /// Who was let in; `None` where nobody is asked who he is.
     pub fn principal(&self) -> Option<&Principal> {
         self.principal.as_deref()
+    }
+
+    /// Counts this call against what its caller and its tenant may.
+    ///
+    /// # Errors
+    /// `rate_limited` says when to come back.
+    pub fn count(&self) -> Result<()> {
+        let name = self.principal.as_ref().map(|principal| &principal.name);
+        self.system.0.throttle.admit(&self.tenant, name)
     }
 
     /// The clock.

@@ -5,7 +5,7 @@
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves;
-//! - [`caller`]: what can be said to who called; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
+//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`access`]: who may come in;
 //! - [`sessions`] of legacy clients, for every process to go on with;
@@ -44,5 +44,6 @@ pub mod sessions;
 mod splice;
 pub mod store;
 pub mod tasks;
+pub mod throttle;
 pub mod transport;
 pub mod work;

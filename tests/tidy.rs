@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 13] = [
     ],
     &["caller", "database", "outbound"],
     &["store"],
-    &["ctx"],
+    &["throttle", "ctx"],
     &["events", "tenants", "op"],
     &[
         "access",

@@ -10,6 +10,7 @@ mod store;
 mod token;
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ use token::Tokens;
 const FRESH: Duration = Duration::from_secs(1);
 /// How exactly it is known when a key was last used: each call would be a write otherwise.
 const EXACT: Duration = Duration::from_mins(1);
+/// Addresses of strangers that are told apart within a minute.
+const STRANGERS: usize = 1_000;
 /// Where clients are told how to come in, before the path of the resource (RFC 9728 §3).
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 /// What an ordinary client asks its user for.
@@ -45,6 +48,8 @@ pub struct Access {
     auth: Vec<Auth>,
     tokens: Option<Tokens>,
     known: DashMap<[u8; 32], Known>,
+    /// How often each address was turned away since that was last logged.
+    strangers: DashMap<Option<IpAddr>, u64>,
 }
 
 struct Known {
@@ -72,6 +77,7 @@ impl Access {
             tokens: tokens.transpose()?,
             auth: config.auth.clone(),
             known: DashMap::new(),
+            strangers: DashMap::new(),
             system,
         })
     }
@@ -196,6 +202,27 @@ impl Access {
             grant: kept.grant,
             expires_at: kept.expires_at,
         })
+    }
+
+    /// Counts somebody at `address` who could not prove who he is. Strangers are logged together, once a minute: what they do
+    /// must not cost more than it costs them.
+    pub fn note_stranger(&self, address: Option<IpAddr>) {
+        let is_full = self.strangers.len() >= STRANGERS;
+        // Beyond so many addresses the others are counted as one.
+        let address = address.filter(|_| !is_full || self.strangers.contains_key(&address));
+        *self.strangers.entry(address).or_default() += 1;
+    }
+
+    /// Logs who was turned away since the last time, and says how many addresses that were.
+    pub fn tell_of_strangers(&self) -> usize {
+        let addresses: Vec<_> = self.strangers.iter().map(|entry| *entry.key()).collect();
+        for address in &addresses {
+            if let Some((_, times)) = self.strangers.remove(address) {
+                let address = address.map_or("others".to_owned(), |address| address.to_string());
+                tracing::warn!(%address, times, "requests without a valid credential were refused");
+            }
+        }
+        addresses.len()
     }
 
     /// Writes down that somebody was refused what he wanted before it was clear for which tenant: in the first of his own.

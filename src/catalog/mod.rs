@@ -121,6 +121,7 @@ impl Catalog {
     /// As [`Catalog::call`].
     pub async fn answer(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Output> {
         let op = self.require(name)?;
+        ctx.count()?;
         let known = ctx.principal().map(|_| ctx.without_caller());
         let outcome = op.call(ctx, input).await;
         if let (Some(ctx), Err(error)) = (known, &outcome)
@@ -168,6 +169,7 @@ impl Catalog {
             .iter()
             .find_map(|kind| Some((kind, kind.matches(uri)?)));
         let (kind, params) = found.ok_or_else(|| unknown_resource(uri))?;
+        ctx.count()?;
         if let Err(error) = admit(ctx, kind, &params) {
             access::note_refusal(ctx, uri, &error).await;
             return Err(error);
@@ -189,6 +191,7 @@ impl Catalog {
     /// # Errors
     /// `invalid_cursor`, or a failure of the database.
     pub async fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
+        ctx.count()?;
         // The position's id says which kind the page is in: "index/id".
         let (first, mut behind) = match cursor {
             None => (0, None),
@@ -277,6 +280,7 @@ impl Catalog {
         if !is_open(ctx, kind) {
             return Ok(Vec::new());
         }
+        ctx.count()?;
         let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
         ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, COMPLETIONS))
             .await

@@ -1,7 +1,7 @@
 //! What stands before every request, MCP's included: which host it is addressed to (DNS rebinding), which page sent it
 //! (cross-site calls), and what becomes of a handler that panics.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -13,8 +13,10 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use super::error::Problem;
+use super::listen::Peer;
 use crate::access::Access;
-use crate::config::Config;
+use crate::app::App;
+use crate::ctx::System;
 use crate::error::{Error, Kind};
 
 /// Headers that a page of another origin may read.
@@ -29,7 +31,9 @@ const PUBLISHED: &str = "/.well-known/";
 
 /// What stands before every request.
 pub(super) struct Guard {
+    system: System,
     access: Arc<Access>,
+    proxies: Vec<IpAddr>,
     names: Names,
 }
 
@@ -41,10 +45,13 @@ struct Names {
 
 impl Guard {
     /// The guard that `config` asks for. An entry that is no host name never matches.
-    pub(super) fn new(config: &Config, access: &Arc<Access>) -> Arc<Self> {
+    pub(super) fn new(app: &App) -> Arc<Self> {
+        let config = &app.config;
         let origins = config.allowed_origins.iter();
         Arc::new(Self {
-            access: access.clone(),
+            system: app.system.clone(),
+            access: app.access.clone(),
+            proxies: config.trusted_proxies.clone(),
             names: Names {
                 hosts: config
                     .allowed_hosts
@@ -141,15 +148,42 @@ impl Guard {
     /// Finds out who sends the request, and answers it if he may come in.
     async fn let_in(&self, mut request: Request, next: Next) -> Response {
         let path = request.uri().path();
+        let address = self.address(&request);
+        if let Some(address) = address
+            && let Err(error) = self.system.throttle().admit_address(address)
+        {
+            return Problem::from(error).into_response();
+        }
         if !OPEN.contains(&path) && !path.starts_with(PUBLISHED) {
             let shown = credential(request.headers());
             match self.access.let_in(shown).await {
                 Ok(Some(principal)) => drop(request.extensions_mut().insert(principal)),
                 Ok(None) => {}
-                Err(error) => return self.stay_out(error, shown.is_some(), path),
+                Err(error) => {
+                    self.access.note_stranger(address);
+                    return self.stay_out(error, shown.is_some(), path);
+                }
             }
         }
         caught(request, next).await
+    }
+
+    /// Where a request comes from: the other end of its connection, or what that says, where its word is taken.
+    fn address(&self, request: &Request) -> Option<IpAddr> {
+        let Peer(peer) = *request.extensions().get::<Peer>()?;
+        if !self.proxies.contains(&peer.to_canonical()) {
+            return Some(peer);
+        }
+        // Each proxy adds whom it heard from at the end; what stands before a stranger's word is worth nothing.
+        let mut address = peer;
+        for named in forwarded(request.headers()).into_iter().rev() {
+            let Some(named) = named else { break };
+            address = named;
+            if !self.proxies.contains(&named) {
+                break;
+            }
+        }
+        Some(address)
     }
 
     /// The answer to who may not come in: with a challenge that leads to where he gets a token, if there is such a place
@@ -167,6 +201,39 @@ impl Guard {
         }
         response
     }
+}
+
+/// Whom proxies say that they forward, the first hop first (RFC 7239 §4, or X-Forwarded-For); `None` for who is hidden.
+fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let lines = |name: &str| -> Vec<String> {
+        let values = headers.get_all(name).iter();
+        let values = values.filter_map(|value| value.to_str().ok());
+        let hops = values.flat_map(|value| value.split(','));
+        hops.map(|hop| hop.trim().to_owned()).collect()
+    };
+    let standard = lines("forwarded");
+    if standard.is_empty() {
+        return lines("x-forwarded-for")
+            .iter()
+            .map(|hop| address(hop))
+            .collect();
+    }
+    let of_hop = |hop: &String| {
+        let mut pairs = hop
+            .split(';')
+            .filter_map(|pair| pair.trim().split_once('='));
+        let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+        address(node.trim_matches('"'))
+    };
+    standard.iter().map(of_hop).collect()
+}
+
+/// An address, with or without brackets and a port.
+fn address(node: &str) -> Option<IpAddr> {
+    let parsed = node.parse::<IpAddr>().ok();
+    let parsed = parsed.or_else(|| node.parse::<SocketAddr>().ok().map(|node| node.ip()));
+    let bare = || node.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    parsed.or_else(bare).map(|address| address.to_canonical())
 }
 
 /// What somebody shows: `Authorization: Bearer …` (RFC 6750), or `X-API-Key`.
@@ -311,6 +378,33 @@ mod tests {
         ] {
             assert!(!allowed(host), "{host}");
         }
+    }
+
+    #[test]
+    fn proxies_say_whom_they_forward() {
+        let v4 = |last| Some(IpAddr::from([192, 0, 2, last]));
+        for (name, value, expected) in [
+            (
+                "x-forwarded-for",
+                "192.0.2.1, 192.0.2.2:4711",
+                vec![v4(1), v4(2)],
+            ),
+            (
+                "x-forwarded-for",
+                "unknown, ::ffff:192.0.2.3",
+                vec![None, v4(3)],
+            ),
+            (
+                "forwarded",
+                r#"for=192.0.2.1;proto=https, FOR="[2001:db8::1]:80", for=_hidden"#,
+                vec![v4(1), "2001:db8::1".parse().ok(), None],
+            ),
+            ("forwarded", "proto=https", vec![None]),
+        ] {
+            let name = HeaderName::from_static(name);
+            assert_eq!(forwarded(&headers(&[(name, value)])), expected, "{value}");
+        }
+        assert_eq!(forwarded(&HeaderMap::new()), []);
     }
 
     #[test]

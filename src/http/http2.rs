@@ -147,6 +147,8 @@ impl HttpBody for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
     use tokio::sync::mpsc;
@@ -208,7 +210,8 @@ mod tests {
         let (say, mut sayings) = mpsc::channel::<Vec<u8>>(8);
         let (start, mut frames) = (now(), Vec::new());
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_http2(server, router, ends));
+        let here = Ipv4Addr::LOCALHOST.into();
+        tasks.spawn(serve_http2((server, here), router, ends));
         tasks.spawn(async move {
             while let Some(bytes) = sayings.recv().await {
                 let _ = tell.write_all(&bytes).await;

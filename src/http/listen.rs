@@ -2,10 +2,13 @@
 
 use std::future::pending;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -53,7 +56,7 @@ pub(super) async fn listen(
     let slots = Arc::new(Semaphore::new(most));
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = stopping.cancelled() => break,
             accepted = accept(&listener) => accepted,
@@ -70,7 +73,7 @@ pub(super) async fn listen(
             continue;
         };
         let ends = (stopping.clone(), cut.clone());
-        connections.spawn(converse(stream, router.clone(), ends, slot));
+        connections.spawn(converse((stream, peer), router.clone(), ends, slot));
     }
     drop(listener);
     connections.close();
@@ -99,15 +102,15 @@ async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// The next connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Without it Nagle holds the second small write of an answer back until the first is acknowledged.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY could not be set");
                 }
-                return stream;
+                return (stream, peer.ip());
             }
             // Out of file descriptors, mostly: others must close theirs first. A peer that left is not worth a pause,
             // but can't be told apart on every platform.
@@ -119,9 +122,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
+/// Who is at the other end of a request's connection. Every request says so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
 /// Serves one connection, in one future without copies: what waits here is multiplied by thousands of idle listeners.
 async fn converse(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, IpAddr),
     router: Router,
     ends: (CancellationToken, CancellationToken),
     _slot: OwnedSemaphorePermit,
@@ -131,22 +138,25 @@ async fn converse(
         () = ends.0.cancelled() => return,
     };
     match speaks_http2 {
-        Ok(Ok(false)) => serve_http1(stream, router, ends).await,
+        Ok(Ok(false)) => serve_http1((stream, peer), router, ends).await,
         // It is much larger than the other one, and much rarer.
-        Ok(Ok(true)) => Box::pin(serve_http2(stream, router, ends)).await,
+        Ok(Ok(true)) => Box::pin(serve_http2((stream, peer), router, ends)).await,
         _ => {}
     }
 }
 
 /// Serves one connection of HTTP/1.
 async fn serve_http1(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, IpAddr),
     router: Router,
     ends: (CancellationToken, CancellationToken),
 ) {
     let stream = TokioIo::new(Patient::new(stream, HEAD, UNREAD));
     // The router is always ready. A connection keeps room for a call's future; this way it is a pointer.
-    let service = service_fn(move |request| Box::pin(router.clone().call(request)));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        Box::pin(router.clone().call(request))
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -156,7 +166,7 @@ async fn serve_http1(
 
 /// Serves one connection of HTTP/2.
 pub(super) async fn serve_http2(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (stream, peer): (impl AsyncRead + AsyncWrite + Unpin + Send + 'static, IpAddr),
     router: Router,
     ends: (CancellationToken, CancellationToken),
 ) {
@@ -164,7 +174,10 @@ pub(super) async fn serve_http2(
     let router = watch.over(router);
     let idle = watch.until_idle(HEAD, UNREAD);
     let stream = TokioIo::new(Patient::new(stream, HEAD, UNREAD));
-    let service = service_fn(move |request| router.clone().call(request));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        router.clone().call(request)
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)

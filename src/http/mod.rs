@@ -32,7 +32,7 @@ use guard::Guard;
 /// # Errors
 /// The listener is not usable.
 pub async fn serve(app: App, listener: TcpListener, mcp: Router) -> std::io::Result<()> {
-    let guard = Guard::new(&app.config, &app.access);
+    let guard = Guard::new(&app);
     let router = router(&app)
         .merge(mcp)
         .fallback(unknown_path)

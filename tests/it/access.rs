@@ -60,12 +60,12 @@ pub(crate) async fn key_of(server: &HttpServer, tenant: &str, role: &str) -> Str
 }
 
 /// A modern tool call.
-async fn call(server: &HttpServer, path: &str, name: &str, input: Value) -> Answer {
+pub(crate) async fn call(server: &HttpServer, path: &str, name: &str, input: Value) -> Answer {
     Answer::of(server.modern(path, &modern("tools/call", tool(name, input)))).await
 }
 
 /// Why a tool call was refused, if it was.
-fn code(result: &Value) -> String {
+pub(crate) fn code(result: &Value) -> String {
     let text = result["content"][0]["text"].as_str().unwrap_or_default();
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     body["error"]["code"]

@@ -98,7 +98,10 @@ async fn what_has_ended_is_answered_as_the_plain_call_and_stays_so() {
         let plain = Answer::of(server.modern(ACME, &plain)).await;
         let ended = get(&server, &id).await;
         assert_eq!(ended["status"], "completed");
-        assert_eq!(ended["result"], plain.body["result"]);
+        let mut plain = plain.body["result"].clone();
+        // The answer to `tasks/get` says itself who answers.
+        plain.as_object_mut().unwrap().remove("_meta");
+        assert_eq!(ended["result"], plain);
         assert_eq!(ended["result"]["structuredContent"]["done"], true);
         acknowledged(&server, "tasks/cancel", json!({"taskId": id})).await;
         answers(&server, &id, "any", accept("late")).await;

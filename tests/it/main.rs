@@ -11,6 +11,7 @@ mod support;
 
 mod access;
 mod access_keys;
+mod access_rates;
 mod access_tokens;
 mod asking;
 mod bad_input;
