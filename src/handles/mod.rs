@@ -18,7 +18,7 @@ use crate::ctx::{Ctx, Scope, System};
 use crate::error::{Error, Kind, Result};
 use crate::events::{self, Event};
 use crate::id::{HandleId, TenantId};
-use crate::op::{Ask, Begun, Follow, Op, Reply, Stage, Standing};
+use crate::op::{Ask, Begun, Follow, Op, Output, Reply, Stage, Standing};
 use crate::store::Tx;
 
 /// How long a handle is good.
@@ -47,8 +47,9 @@ struct Handle {
 /// How a call ended, for good.
 #[derive(Clone, Serialize, Deserialize)]
 struct Outcome {
-    /// `None` when it was called off.
-    output: Option<Value>,
+    output: Option<Output>,
+    /// Why there is none; without both it was called off.
+    failure: Option<String>,
     message: String,
     updated_at: Time,
 }
@@ -82,7 +83,9 @@ pub enum Status {
     /// It needs answers.
     Asking(Vec<Ask>),
     /// Its output.
-    Done(Value),
+    Done(Output),
+    /// Why there is none.
+    Failed(String),
     /// It was called off.
     Cancelled,
 }
@@ -90,24 +93,28 @@ pub enum Status {
 impl Status {
     /// Whether it has ended.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Done(_) | Self::Cancelled)
+        matches!(self, Self::Done(_) | Self::Failed(_) | Self::Cancelled)
     }
 }
 
 /// What a call came to when it was begun.
 pub enum Started {
     /// There was nothing to wait for: its output.
-    Done(Value),
+    Done(Output),
     /// It goes on.
     Handle(View),
 }
 
 impl Handle {
     fn ended(&self, outcome: &Outcome) -> View {
-        let output = outcome.output.clone();
+        let status = match (&outcome.output, &outcome.failure) {
+            (Some(output), _) => Status::Done(output.clone()),
+            (None, Some(failure)) => Status::Failed(failure.clone()),
+            (None, None) => Status::Cancelled,
+        };
         View {
             id: self.id.clone(),
-            status: output.map_or(Status::Cancelled, Status::Done),
+            status,
             message: outcome.message.clone(),
             created_at: self.created_at,
             updated_at: outcome.updated_at,
@@ -116,7 +123,7 @@ impl Handle {
     }
 
     /// Where it stands. Unless it has ended already, its operation says.
-    fn look(&self, tx: &mut Tx<'_>, follow: &Follow) -> Result<View> {
+    fn look(&self, scope: &Scope, tx: &mut Tx<'_>, follow: &Follow) -> Result<View> {
         if let Some(outcome) = &self.outcome {
             return Ok(self.ended(outcome));
         }
@@ -125,7 +132,7 @@ impl Handle {
             message,
             updated_at,
             watched,
-        } = (follow.look)(tx, &self.kept)?;
+        } = (follow.look)(scope, tx, &self.kept)?;
         let status = match stage {
             Stage::Working => Status::Working,
             Stage::Asking { asks, .. } if self.may_ask => Status::Asking(asks),
@@ -135,6 +142,7 @@ impl Handle {
             }
             | Stage::Done(output) => Status::Done(output),
             Stage::Asking { output: None, .. } => Status::Working,
+            Stage::Failed(failure) => Status::Failed(failure),
             Stage::Cancelled => Status::Cancelled,
         };
         Ok(View {
@@ -149,17 +157,19 @@ impl Handle {
 
     /// As [`Handle::look`], in a transaction that may write: an end is one for good from here on, whatever becomes of
     /// what was begun.
-    fn settle(&mut self, tx: &mut Tx<'_>, follow: &Follow) -> Result<View> {
-        let view = self.look(tx, follow)?;
+    fn settle(&mut self, scope: &Scope, tx: &mut Tx<'_>, follow: &Follow) -> Result<View> {
+        let view = self.look(scope, tx, follow)?;
         if self.outcome.is_some() || !view.status.is_terminal() {
             return Ok(view);
         }
-        let output = match &view.status {
-            Status::Done(output) => Some(output.clone()),
-            _ => None,
+        let (output, failure) = match &view.status {
+            Status::Done(output) => (Some(output.clone()), None),
+            Status::Failed(failure) => (None, Some(failure.clone())),
+            _ => (None, None),
         };
         self.outcome = Some(Outcome {
             output,
+            failure,
             message: view.message.clone(),
             updated_at: view.updated_at,
         });
@@ -180,8 +190,8 @@ pub async fn begin(
     may_ask: bool,
 ) -> Result<Started> {
     let follow = follow(op)?;
-    let admitted = op.admit(ctx, input);
-    let input = noted(ctx, op.name, admitted).await?;
+    let ready = op.ready(ctx, input).await;
+    let input = noted(ctx, op.name, ready).await?;
     let begin = (follow.begin)(&ctx.scope(), &input)?;
     let operation = op.name;
     ctx.write(move |scope, tx| {
@@ -199,7 +209,7 @@ pub async fn begin(
             outcome: None,
         };
         store::insert(tx, &handle, owner(scope))?;
-        handle.settle(tx, &follow).map(Started::Handle)
+        handle.settle(scope, tx, &follow).map(Started::Handle)
     })
     .await
 }
@@ -214,7 +224,7 @@ pub async fn get(catalog: &Catalog, ctx: &Ctx, id: &str) -> Result<View> {
     let view = ctx
         .read(move |scope, tx| {
             let handle = find(scope, tx, &known)?;
-            let view = handle.look(tx, &follow)?;
+            let view = handle.look(scope, tx, &follow)?;
             let is_new = view.status.is_terminal() && handle.outcome.is_none();
             Ok((!is_new).then_some(view))
         })
@@ -222,7 +232,7 @@ pub async fn get(catalog: &Catalog, ctx: &Ctx, id: &str) -> Result<View> {
     match view {
         Some(view) => Ok(view),
         None => {
-            ctx.write(move |scope, tx| find(scope, tx, &id)?.settle(tx, &follow))
+            ctx.write(move |scope, tx| find(scope, tx, &id)?.settle(scope, tx, &follow))
                 .await
         }
     }
@@ -241,7 +251,7 @@ pub async fn answer(
     let (id, follow) = open(catalog, ctx, id).await?;
     allowed(ctx, catalog.require(follow.answers_by)?).await?;
     ctx.write(move |scope, tx| {
-        let view = find(scope, tx, &id)?.look(tx, &follow)?;
+        let view = find(scope, tx, &id)?.look(scope, tx, &follow)?;
         let Status::Asking(asks) = view.status else {
             return Ok(());
         };
@@ -266,15 +276,16 @@ pub async fn cancel(catalog: &Catalog, ctx: &Ctx, id: &str) -> Result<()> {
     }
     ctx.write(move |scope, tx| {
         let mut handle = find(scope, tx, &id)?;
-        if handle.settle(tx, &follow)?.status.is_terminal() {
+        if handle.settle(scope, tx, &follow)?.status.is_terminal() {
             return Ok(());
         }
         if let Some(cancel) = follow.cancel {
             (cancel.run)(scope, tx, &handle.kept)?;
-            return handle.settle(tx, &follow).map(drop);
+            return handle.settle(scope, tx, &follow).map(drop);
         }
         handle.outcome = Some(Outcome {
             output: None,
+            failure: None,
             message: "called off by its client".into(),
             updated_at: scope.now(),
         });

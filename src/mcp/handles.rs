@@ -22,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::feed::{Change, News, What};
 use crate::handles::{self, KEPT, Started, Status, View};
 use crate::op::{Ask, Op, Reply};
+use crate::rounds::shows_forms;
 
 /// How often a client is to ask that is not told.
 const POLL: u64 = 1_000;
@@ -36,25 +37,32 @@ pub(super) fn follows(op: &Op, cx: &RequestContext<RoleServer>) -> bool {
             .is_some_and(|it| it.supports_tasks())
 }
 
-/// Whether a client shows forms to somebody.
-fn may_ask(capabilities: Option<&ClientCapabilities>) -> bool {
-    let elicitation = capabilities.and_then(|it| it.elicitation.as_ref());
-    elicitation.is_some_and(|it| it.form.is_some() || it.url.is_none())
+/// The error for a client that does not follow a call that can't be waited for.
+pub(super) fn too_long() -> ErrorData {
+    let required = ClientCapabilities::builder().enable_tasks().build();
+    ErrorData::missing_required_client_capability(required)
 }
 
-/// Begins a call: its result if there is nothing to wait for, else the handle.
+/// Begins a call, for a client that follows it.
+///
+/// # Errors
+/// As [`handles::begin`].
 pub(super) async fn begin(
     ctx: &Ctx,
     op: &Op,
     input: Map<String, Value>,
     cx: &RequestContext<RoleServer>,
-) -> std::result::Result<CallToolResponse, ErrorData> {
-    let may_ask = may_ask(cx.client_capabilities().as_ref());
-    match handles::begin(ctx, op, input, may_ask).await {
-        Ok(Started::Handle(view)) => Ok(CreateTaskResult::new(detailed(&view)?.task).into()),
-        Ok(Started::Done(output)) => Ok(tools::result(output.into()).into()),
-        Err(error) => Ok(tools::refusal(&error).into()),
-    }
+) -> Result<Started> {
+    let shows_forms = cx.client_capabilities().as_ref().is_some_and(shows_forms);
+    handles::begin(ctx, op, input, shows_forms).await
+}
+
+/// What a call came to when it was begun: its result if there is nothing to wait for, else the handle.
+pub(super) fn response(started: Started) -> std::result::Result<CallToolResponse, ErrorData> {
+    Ok(match started {
+        Started::Handle(view) => CreateTaskResult::new(detailed(&view)?.task).into(),
+        Started::Done(output) => tools::result(output).into(),
+    })
 }
 
 pub(super) async fn get(
@@ -72,11 +80,19 @@ pub(super) async fn update(
     id: &str,
     responses: InputResponses,
 ) -> std::result::Result<(), ErrorData> {
-    let replies: Result<BTreeMap<_, _>> = responses
-        .into_iter()
-        .map(|(key, response)| reply(&key, response).map(|reply| (key, reply)))
-        .collect();
-    let answered = async { handles::answer(&app.catalog, ctx, id, replies?).await };
+    let answered = async {
+        let view = handles::get(&app.catalog, ctx, id).await?;
+        let Status::Asking(asks) = view.status else {
+            return Ok(());
+        };
+        // What answers nothing may be anything.
+        let open = |key: &String| asks.iter().any(|ask| ask.key == *key);
+        let responses = responses.into_iter().filter(|(key, _)| open(key));
+        let replies: Result<BTreeMap<_, _>> = responses
+            .map(|(key, response)| reply(&key, response).map(|reply| (key, reply)))
+            .collect();
+        handles::answer(&app.catalog, ctx, id, replies?).await
+    };
     answered.await.map_err(|error| protocol_error(&error))
 }
 
@@ -130,8 +146,15 @@ fn payload(view: &View) -> Result<TaskPayload> {
                 input_requests: requests.collect::<Result<_>>()?,
             }
         }
+        Status::Failed(failure) => {
+            let error = ErrorData::internal_error(failure.clone(), None);
+            let error = serde_json::to_value(error).map_err(Error::internal)?;
+            TaskPayload::Failed {
+                error: serde_json::from_value(error).map_err(Error::internal)?,
+            }
+        }
         Status::Done(output) => {
-            let result = tools::result(output.clone().into());
+            let result = tools::result(output.clone());
             let result = serde_json::to_value(result).map_err(Error::internal)?;
             let result: JsonObject = serde_json::from_value(result).map_err(Error::internal)?;
             TaskPayload::Completed { result }

@@ -10,10 +10,9 @@ use rmcp::model::{
     CompleteRequestParams, CompleteResult, CustomRequest, CustomResult, GetPromptRequestParams,
     GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, InitializeRequestParams,
     InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
-    ReadResourceRequestParams, ReadResourceResponse, RequestMetaObject, ServerConfig, ServerResult,
-    SetLevelRequestMethod, SubscribeRequestParams, Tool, UnsubscribeRequestParams,
-    UpdateTaskParams,
+    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
+    ReadResourceResponse, RequestMetaObject, ServerConfig, ServerResult, SetLevelRequestMethod,
+    SubscribeRequestParams, Tool, UnsubscribeRequestParams, UpdateTaskParams,
 };
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
@@ -21,7 +20,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
 use super::kept::Beginning;
 use super::listen::Requested;
 use super::plain::Plain;
-use super::session::{Begun, Session, Shared};
+use super::session::{Begun, Session, Shared, Signed};
 use super::{content, handles, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};
@@ -179,70 +178,6 @@ pub(super) fn actor(client: Option<&Implementation>) -> String {
         format!("mcp:{name}")
     }
 }
-
-/// A result that says who answers, if it has a place for that.
-trait Signed {
-    fn meta(&mut self) -> Option<&mut Option<MetaObject>>;
-}
-
-macro_rules! signed {
-    ($($result:ty),* $(,)?) => {
-        $(impl Signed for $result {
-            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
-                Some(&mut self.meta)
-            }
-        })*
-    };
-}
-
-signed!(
-    CompleteResult,
-    GetTaskResult,
-    ListPromptsResult,
-    ListResourceTemplatesResult,
-    ListResourcesResult,
-    ListToolsResult,
-);
-
-macro_rules! signed_responses {
-    ($($response:ident),*) => {
-        $(impl Signed for $response {
-            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
-                match self {
-                    Self::Complete(result) => Some(&mut result.meta),
-                    Self::InputRequired(result) => Some(&mut result.meta),
-                    _ => None,
-                }
-            }
-        })*
-    };
-}
-
-signed_responses!(GetPromptResponse, ReadResourceResponse);
-
-impl Signed for CallToolResponse {
-    fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
-        match self {
-            Self::Complete(result) => Some(&mut result.meta),
-            Self::InputRequired(result) => Some(&mut result.meta),
-            Self::Task(result) => Some(&mut result.meta),
-            _ => None,
-        }
-    }
-}
-
-macro_rules! unsigned {
-    ($($result:ty),*) => {
-        $(impl Signed for $result {
-            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
-                None
-            }
-        })*
-    };
-}
-
-// Those of the era before say it in `initialize`, and the last word of a listener has its own way.
-unsigned!((), CustomResult, InitializeResult, ServerResult);
 
 impl ServerHandler for Edge {
     fn get_info(&self) -> ServerConfig {

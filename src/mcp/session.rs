@@ -3,7 +3,12 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rmcp::model::{Icon, Implementation, MetaObject, ServerCapabilities, ServerConfig, Tool};
+use rmcp::model::{
+    CallToolResponse, CompleteResult, CustomResult, GetPromptResponse, GetTaskResult, Icon,
+    Implementation, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, MetaObject, ReadResourceResponse, ServerCapabilities,
+    ServerConfig, ServerResult, Tool,
+};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -113,6 +118,70 @@ impl Signature {
         meta.insert(self.key.to_owned(), self.value.clone());
     }
 }
+
+/// A result that says who answers, if it has a place for that.
+pub(super) trait Signed {
+    fn meta(&mut self) -> Option<&mut Option<MetaObject>>;
+}
+
+macro_rules! signed {
+    ($($result:ty),* $(,)?) => {
+        $(impl Signed for $result {
+            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+                Some(&mut self.meta)
+            }
+        })*
+    };
+}
+
+signed!(
+    CompleteResult,
+    GetTaskResult,
+    ListPromptsResult,
+    ListResourceTemplatesResult,
+    ListResourcesResult,
+    ListToolsResult,
+);
+
+macro_rules! signed_responses {
+    ($($response:ident),*) => {
+        $(impl Signed for $response {
+            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+                match self {
+                    Self::Complete(result) => Some(&mut result.meta),
+                    Self::InputRequired(result) => Some(&mut result.meta),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+signed_responses!(GetPromptResponse, ReadResourceResponse);
+
+impl Signed for CallToolResponse {
+    fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+        match self {
+            Self::Complete(result) => Some(&mut result.meta),
+            Self::InputRequired(result) => Some(&mut result.meta),
+            Self::Task(result) => Some(&mut result.meta),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! unsigned {
+    ($($result:ty),*) => {
+        $(impl Signed for $result {
+            fn meta(&mut self) -> Option<&mut Option<MetaObject>> {
+                None
+            }
+        })*
+    };
+}
+
+// Those of the era before say it in `initialize`, and the last word of a listener has its own way.
+unsigned!((), CustomResult, InitializeResult, ServerResult);
 
 /// What a handler knows of those whom it serves: one legacy client, or one request.
 pub(crate) struct Session {

@@ -17,6 +17,7 @@ use crate::caller::Level;
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::Error;
+use crate::handles::Started;
 use crate::op::{Block, Body, Document, Effect, Op, Output};
 use crate::rounds::{self, Request, Turn};
 
@@ -57,8 +58,9 @@ pub(super) async fn call(
         ));
     };
     let input = request.arguments.unwrap_or_default();
-    if handles::follows(op, cx) {
-        return handles::begin(&ctx, op, input, cx).await;
+    let follows = handles::follows(op, cx);
+    if op.is_long() && !follows {
+        return Err(handles::too_long());
     }
     let round = Request {
         method: "tools/call",
@@ -68,7 +70,13 @@ pub(super) async fn call(
         state: request.request_state,
         log_from,
     };
-    let work = async |ctx| catalog.answer(ctx, name, input.clone()).await;
+    let work = async |ctx: Ctx| {
+        if follows {
+            return handles::begin(&ctx, op, input.clone(), cx).await;
+        }
+        let output = catalog.answer(ctx, name, input.clone()).await;
+        output.map(Started::Done)
+    };
     let called = Box::pin(rounds::take(ctx, cx, round, work));
     let turn = tokio::select! {
         biased;
@@ -77,7 +85,7 @@ pub(super) async fn call(
         error = app.last_call() => Turn::Over(Err(error)),
     };
     Ok(match turn {
-        Turn::Over(Ok(output)) => result(output).into(),
+        Turn::Over(Ok(started)) => handles::response(started)?,
         Turn::Over(Err(error)) => refusal(&error).into(),
         Turn::Asks(questions) => questions.into(),
     })

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::output::Output;
 use crate::clock::Time;
 use crate::ctx::Scope;
 use crate::error::Result;
@@ -14,7 +15,7 @@ pub type Beginning = Box<dyn Fn(&Scope, &mut Tx<'_>) -> Result<Begun> + Send>;
 /// What a call came to when it was begun.
 pub enum Begun {
     /// There was nothing to wait for: its output.
-    Done(Value),
+    Done(Output),
     /// What must be remembered to look at it later.
     Going(Value),
 }
@@ -25,7 +26,7 @@ pub struct Follow {
     /// Makes a valid input ready to begin.
     pub begin: fn(&Scope, &Value) -> Result<Beginning>,
     /// Where what was remembered stands.
-    pub look: fn(&mut Tx<'_>, &Value) -> Result<Standing>,
+    pub look: fn(&Scope, &mut Tx<'_>, &Value) -> Result<Standing>,
     /// Gives an answer to one of its questions.
     pub answer: fn(&Scope, &mut Tx<'_>, &Ask, &Reply) -> Result<()>,
     /// The operation that answering amounts to: who may not call it may not answer either.
@@ -64,10 +65,12 @@ pub enum Stage {
         /// Its open questions.
         asks: Vec<Ask>,
         /// What a caller who can't be asked is answered now, if there is nothing to wait for but answers.
-        output: Option<Value>,
+        output: Option<Output>,
     },
     /// Its output.
-    Done(Value),
+    Done(Output),
+    /// It came to no output: the sentence says why. What ran and did not succeed has an output that says so.
+    Failed(String),
     /// It was called off.
     Cancelled,
 }

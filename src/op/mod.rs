@@ -56,6 +56,9 @@ pub struct Route {
 
 type Answer = Pin<Box<dyn Future<Output = Result<Output>> + Send>>;
 
+/// Makes the input of a call whole.
+pub type Prepare = fn(Ctx, Value) -> Pin<Box<dyn Future<Output = Result<Value>> + Send>>;
+
 /// The code of an operation's refusal to go on without a yes. Its message is the question.
 pub const UNCONFIRMED: &str = "confirmation_needed";
 /// The input that is a yes from the beginning.
@@ -89,6 +92,9 @@ pub struct Op {
     rules: Option<Validator>,
     waits: fn(&Map<String, Value>) -> bool,
     follow: Option<Follow>,
+    /// Whether there is no other way to call it than to follow it.
+    is_long: bool,
+    prepare: Option<Prepare>,
     confirms: bool,
     handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
 }
@@ -223,6 +229,8 @@ impl Op {
             rules: None,
             waits: |_| true,
             follow: None,
+            is_long: false,
+            prepare: None,
             confirms: false,
             handler: Box::new(handler),
         }
@@ -285,6 +293,25 @@ impl Op {
     #[must_use]
     pub fn followed(mut self, follow: Follow) -> Self {
         self.follow = Some(follow);
+        self
+    }
+
+    /// Says that calls can't be waited for: callers who do not follow them are refused.
+    #[must_use]
+    pub fn long(mut self) -> Self {
+        self.is_long = true;
+        self
+    }
+
+    /// Whether calls can't be waited for.
+    pub fn is_long(&self) -> bool {
+        self.is_long
+    }
+
+    /// Makes the input whole before a call begins: what it lacks, the caller may be asked.
+    #[must_use]
+    pub fn prepare(mut self, prepare: Prepare) -> Self {
+        self.prepare = Some(prepare);
         self
     }
 
@@ -351,7 +378,7 @@ impl Op {
     /// `forbidden`, `insufficient_scope`; `invalid_input` with all findings and their paths; what the operation answers.
     pub async fn call(&self, ctx: Ctx, input: Map<String, Value>) -> Result<Output> {
         let may_ask = self.may_ask(&input);
-        let input = self.admit(&ctx, input)?;
+        let input = self.ready(&ctx, input).await?;
         if may_ask && ctx.can_ask(Ability::Form) {
             return self.call_confirmed(ctx, input).await;
         }
@@ -362,7 +389,15 @@ impl Op {
     ///
     /// # Errors
     /// As [`Op::call`], as far as it comes before the operation.
-    pub fn admit(&self, ctx: &Ctx, mut input: Map<String, Value>) -> Result<Value> {
+    pub async fn ready(&self, ctx: &Ctx, input: Map<String, Value>) -> Result<Value> {
+        let input = self.admit(ctx, input)?;
+        match self.prepare {
+            None => Ok(input),
+            Some(prepare) => prepare(ctx.clone(), input).await,
+        }
+    }
+
+    fn admit(&self, ctx: &Ctx, mut input: Map<String, Value>) -> Result<Value> {
         if let Some(principal) = ctx.principal() {
             principal.admit(self.permission, self.name)?;
         }

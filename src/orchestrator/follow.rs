@@ -25,7 +25,7 @@ const FIELD: &str = "answer";
 /// `task_run`: the handle is the task's.
 pub(super) const RUN: Follow = Follow {
     begin: begin_run,
-    look: |tx, kept| look(tx, kept, Call::Run),
+    look: |_, tx, kept| look(tx, kept, Call::Run),
     answer,
     answers_by: "task_answer",
     cancel: Some(Cancel {
@@ -37,7 +37,7 @@ pub(super) const RUN: Follow = Follow {
 /// `task_wait`: the tasks are somebody's already, and go on whether or not he waits.
 pub(super) const WAIT: Follow = Follow {
     begin: begin_wait,
-    look: |tx, kept| look(tx, kept, Call::Wait),
+    look: |_, tx, kept| look(tx, kept, Call::Wait),
     answer,
     answers_by: "task_answer",
     cancel: None,
@@ -67,7 +67,7 @@ fn begin_run(scope: &Scope, input: &Value) -> Result<Beginning> {
         let task = store::get(tx, &id)?;
         if wait_seconds == 0 || task.state.is_terminal() {
             let ran = Ran::of(Outcome::of(task));
-            return Ok(Begun::Done(json(&ran)?));
+            return Ok(Begun::Done(json(&ran)?.into()));
         }
         let kept = Kept {
             task_ids: [id].into(),
@@ -83,7 +83,7 @@ fn begin_wait(_: &Scope, input: &Value) -> Result<Beginning> {
         let tasks = outcomes(tx, &wait.task_ids)?;
         let waited = Waited::of(tasks, wait.until);
         if wait.wait_seconds == 0 || waited.done {
-            return Ok(Begun::Done(json(&waited)?));
+            return Ok(Begun::Done(json(&waited)?.into()));
         }
         let kept = Kept {
             task_ids: wait.task_ids.clone(),
@@ -141,6 +141,7 @@ fn stand(tasks: Vec<Task>, until: Until, call: Call) -> Result<(String, Stage)> 
         Call::Wait => json(&waited)?,
         Call::Run => json(&waited.tasks.into_iter().next().map(Ran::of))?,
     };
+    let output = output.into();
     let stage = if has_ended {
         Stage::Done(output)
     } else {

@@ -2,6 +2,7 @@
 //! fixtures. `run.py` starts it with `--serve`; without that it ends at once, so that `cargo test` passes over it.
 
 mod ask;
+mod jobs;
 mod read;
 mod tools;
 
@@ -54,7 +55,7 @@ async fn serve() -> anyhow::Result<()> {
 
 fn catalog() -> Catalog {
     Catalog::of(Parts {
-        ops: [tools::operations(), ask::operations()]
+        ops: [tools::operations(), ask::operations(), jobs::operations()]
             .into_iter()
             .flatten()
             .collect(),

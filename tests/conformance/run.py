@@ -39,7 +39,7 @@ GENERIC = {
 }
 # What the suite can't do yet, or what the fixtures do not have, by check or scenario.
 EXPECTED = {
-    "tasks-status-notifications": "the suite can't listen for these yet, and says so; tests/it/handles.rs does",
+    "tasks-status-notifications": "the suite can't listen for these yet, and says so; tests/it/handles_heard.rs does",
 }
 
 

@@ -23,7 +23,7 @@ async fn begin(server: &Server, ctx: &Ctx, op: &str, value: Value) -> View {
     let op = server.app.catalog.require(op).unwrap();
     match handles::begin(ctx, op, input(value), true).await.unwrap() {
         Started::Handle(view) => view,
-        Started::Done(output) => panic!("nothing to follow: {output}"),
+        Started::Done(output) => panic!("nothing to follow: {output:?}"),
     }
 }
 
