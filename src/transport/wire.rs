@@ -59,6 +59,12 @@ impl Refusal {
         )
     }
 
+    /// -32600: the revision that was agreed on has no batches.
+    pub(super) fn no_batch() -> Self {
+        let message = "batches are for sessions of 2025-03-26; send one message at a time";
+        Self::invalid(None, message)
+    }
+
     /// As it goes over the wire. rmcp's own type leaves a missing id out; JSON-RPC wants it to be null.
     pub(super) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({"jsonrpc": "2.0", "id": self.id, "error": self.error})

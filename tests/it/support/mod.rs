@@ -5,7 +5,9 @@ pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod mcp;
 pub(crate) mod model;
+pub(crate) mod schema;
 pub(crate) mod sse;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
