@@ -75,6 +75,9 @@ pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, Refusal)> {
 
 /// Hands one message to rmcp. What rmcp can't read is read again, more slowly, to say why.
 async fn forward(parts: Parts, body: Bytes, next: Next) -> Response {
+    if let Some(refusal) = wire::misread(&body) {
+        return answer(StatusCode::OK, &refusal);
+    }
     let response = next
         .run(Request::from_parts(parts, Body::from(body.clone())))
         .await;

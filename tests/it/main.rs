@@ -28,6 +28,7 @@ mod http_rest;
 mod isolation;
 mod lifecycle;
 mod mcp_http;
+mod mcp_matrix;
 mod mcp_schema;
 mod mcp_sessions;
 mod mcp_sessions_anywhere;

@@ -1,5 +1,6 @@
 //! A server of the test's own: temporary data, a clock that the test moves, seeded randomness.
 
+pub(crate) mod client;
 pub(crate) mod handles;
 pub(crate) mod home;
 pub(crate) mod http;
