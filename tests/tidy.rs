@@ -93,7 +93,9 @@ const MAX_FILES_IN_A_FOLDER: usize = 10;
 
 #[test]
 fn every_file_says_what_it_owns() {
-    let files = ["src", "tests", "benches"].into_iter().flat_map(sources);
+    let files = ["src", "tests", "benches", "fuzz"]
+        .into_iter()
+        .flat_map(sources);
     refuse(
         files
             .filter(|file| !file.text.starts_with("//!"))
@@ -108,7 +110,9 @@ fn every_file_says_what_it_owns() {
 
 #[test]
 fn files_and_folders_stay_small() {
-    let files = ["src", "tests", "benches"].into_iter().flat_map(sources);
+    let files = ["src", "tests", "benches", "fuzz"]
+        .into_iter()
+        .flat_map(sources);
     let mut complaints: Vec<String> = files
         .filter(|file| file.body().lines().count() > MAX_LINES)
         .map(|file| {
