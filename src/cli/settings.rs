@@ -69,7 +69,11 @@ fn value(arg: &Arg) -> String {
         .and_then(|default| default.rsplit(' ').next());
     let sample = || {
         let name = arg.get_value_names().and_then(|names| names.first());
-        name.map(|name| name.to_lowercase()).unwrap_or_default()
+        match name.map(|name| name.as_str()) {
+            Some("N") => "100".to_owned(),
+            Some("ADDRESS") => "127.0.0.1".to_owned(),
+            name => name.unwrap_or_default().to_lowercase(),
+        }
     };
     let value = default.map_or_else(sample, str::to_owned);
     if arg.get_value_delimiter().is_some() {

@@ -32,13 +32,18 @@ use guard::Guard;
 /// # Errors
 /// The listener is not usable.
 pub async fn serve(app: App, listener: TcpListener, mcp: Router) -> std::io::Result<()> {
-    let guard = Guard::new(&app);
-    let router = router(&app)
-        .merge(mcp)
-        .fallback(unknown_path)
-        .layer(from_fn_with_state(guard, guard::guard));
+    let router = guarded(&app, mcp);
     let (most, stopping) = (app.config.max_connections, app.stopping().clone());
     listen::listen(listener, router, most, stopping, listen::GRACE).await
+}
+
+/// All that is served: `mcp` and everything else, behind the guard.
+pub fn guarded(app: &App, mcp: Router) -> Router {
+    let guard = Guard::new(app);
+    router(app)
+        .merge(mcp)
+        .fallback(unknown_path)
+        .layer(from_fn_with_state(guard, guard::guard))
 }
 
 /// Everything but MCP, without the guard.

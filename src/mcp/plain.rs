@@ -99,12 +99,14 @@ impl Plain {
         begun: Option<&Begun>,
         text: &[u8],
     ) -> Option<Self> {
+        // serde_json does not look into the strings of bytes that it skips.
+        let text = std::str::from_utf8(text).ok()?;
         let Message {
             jsonrpc,
             id,
             method,
             params,
-        } = serde_json::from_slice(text).ok()?;
+        } = serde_json::from_str(text).ok()?;
         let meta = params.meta;
         let begun = match meta.version {
             None => Some(begun.filter(|begun| begun.is_legacy)?),
@@ -158,6 +160,12 @@ impl Plain {
     /// The tool that is called.
     pub(crate) fn tool(&self) -> &'static str {
         self.tool
+    }
+
+    /// What it is called with.
+    #[cfg(fuzzing)]
+    pub(crate) fn input(&self) -> &Map<String, Value> {
+        &self.input
     }
 
     /// Makes the call and returns the whole message to send back. Dropping the future cancels the call.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::session::icon;
 use super::{handles, log};
-use crate::app::App;
+use crate::app::{App, shutting_down};
 use crate::caller::Level;
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;
@@ -81,7 +81,7 @@ pub(super) async fn call(
     let turn = tokio::select! {
         biased;
         turn = called => turn?,
-        () = cx.ct.cancelled() => Turn::Over(Err(cancelled())),
+        () = cx.ct.cancelled() => Turn::Over(Err(cancelled(app))),
         error = app.last_call() => Turn::Over(Err(error)),
     };
     Ok(match turn {
@@ -133,8 +133,11 @@ pub(super) fn contents(document: Document) -> ResourceContents {
     .with_mime_type(document.mime_type)
 }
 
-/// Nobody reads this answer: a cancelled request gets none.
-fn cancelled() -> Error {
+/// Nobody reads this answer, since a cancelled request gets none, unless it is the server that stops.
+fn cancelled(app: &App) -> Error {
+    if app.stopping().is_cancelled() {
+        return shutting_down();
+    }
     Error::new(
         crate::error::Kind::Cancelled,
         "cancelled",

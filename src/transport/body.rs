@@ -75,6 +75,9 @@ pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, Refusal)> {
 
 /// Hands one message to rmcp. What rmcp can't read is read again, more slowly, to say why.
 async fn forward(parts: Parts, body: Bytes, next: Next) -> Response {
+    if let Some(refusal) = wire::misread(&body) {
+        return answer(StatusCode::OK, &refusal);
+    }
     let response = next
         .run(Request::from_parts(parts, Body::from(body.clone())))
         .await;
@@ -92,8 +95,7 @@ async fn forward(parts: Parts, body: Bytes, next: Next) -> Response {
 /// Answers a batch: each of its messages goes on alone, and what comes back goes out on one stream.
 async fn batch(parts: Parts, body: &[u8], next: Next) -> Response {
     if !may_batch(&parts.headers) {
-        let message = "batches are for sessions of 2025-03-26; send one message a request";
-        return refuse(StatusCode::BAD_REQUEST, -32600, message, None);
+        return answer(StatusCode::BAD_REQUEST, &Refusal::no_batch());
     }
     let texts = match std::str::from_utf8(body) {
         Ok(text) => wire::split(text),

@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use rmcp::model::{JsonRpcMessage, RequestId, ServerJsonRpcMessage};
+use rmcp::model::{JsonRpcMessage, ProtocolVersion, RequestId, ServerJsonRpcMessage, ServerResult};
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub(super) struct Line {
     state: Mutex<State>,
     /// The handshake is over.
     begun: AtomicBool,
+    /// It settled on the revision that has batches.
+    batches: AtomicBool,
     /// The writer sleeps here until there is something to write.
     work: Condvar,
     /// The reader sleeps here until there is room.
@@ -180,7 +182,13 @@ impl Line {
     /// From rmcp: an answer, a notification or a request of the server's own.
     pub(super) fn send(&self, message: &ServerJsonRpcMessage) {
         let id = match message {
-            JsonRpcMessage::Response(response) => Some(&response.id),
+            JsonRpcMessage::Response(response) => {
+                if let ServerResult::InitializeResult(agreed) = &response.result {
+                    let has_batches = agreed.protocol_version == ProtocolVersion::V_2025_03_26;
+                    self.batches.store(has_batches, Ordering::Relaxed);
+                }
+                Some(&response.id)
+            }
             JsonRpcMessage::Error(error) => error.id.as_ref(),
             _ => None,
         };
@@ -199,6 +207,11 @@ impl Line {
 
     pub(super) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client may send batches, which only 2025-03-26 has answers to.
+    pub(super) fn takes_batches(&self) -> bool {
+        self.batches.load(Ordering::Relaxed)
     }
 
     /// From the short way: the answer to a request, whole. A request that was cancelled gets none.

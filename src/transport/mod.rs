@@ -122,3 +122,71 @@ fn too_many_sessions(most: usize) -> Error {
         Duration::from_secs(30),
     )
 }
+
+/// What the targets of `fuzz/` reach of the readers, with what must hold of every text.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz {
+    use rmcp::model::{ClientRequest, JsonRpcMessage};
+
+    use super::wire::{self, Frame, Item};
+    use super::{App, Arc, Shared, shared};
+    use crate::mcp::Plain;
+
+    /// Whatever a line or body holds, each of its messages is read or refused with an error that can be sent.
+    pub fn frame(text: &[u8]) {
+        let _ = wire::id(text);
+        match wire::read(text) {
+            None => assert!(text.trim_ascii().is_empty()),
+            Some(Frame::One(item)) => check(&item),
+            Some(Frame::Batch(items)) => {
+                assert!((1..=wire::MAX_BATCH).contains(&items.len()));
+                items.iter().for_each(check);
+            }
+        }
+    }
+
+    fn check(item: &Item) {
+        match item {
+            Ok(message) => {
+                let text = serde_json::to_vec(message).expect("what was read can be written");
+                let again = wire::read(&text);
+                assert!(matches!(again, Some(Frame::One(Ok(_)))), "{again:?}");
+            }
+            Err(refusal) => {
+                assert!([-32700, -32602, -32600].contains(&refusal.error.code.0));
+                assert!(!refusal.error.message.is_empty());
+                assert_eq!(refusal.to_json()["jsonrpc"], "2.0");
+            }
+        }
+    }
+
+    /// The reader of plain calls.
+    pub struct PlainCalls(Arc<Shared>);
+
+    impl PlainCalls {
+        /// For the operations of `app`.
+        pub fn new(app: &App) -> Self {
+            Self(shared(app))
+        }
+
+        /// Whatever is taken for a plain call is the same call for rmcp.
+        pub fn check(&self, text: &[u8]) {
+            let Some(call) = Plain::read(&self.0, None, text) else {
+                return;
+            };
+            let Some(Frame::One(Ok(message))) = wire::read(text) else {
+                panic!("a plain call is one message")
+            };
+            let JsonRpcMessage::Request(request) = *message else {
+                panic!("a plain call is a request")
+            };
+            let ClientRequest::CallToolRequest(long) = request.request else {
+                panic!("a plain call is a call")
+            };
+            assert_eq!(&request.id, call.id());
+            assert_eq!(long.params.name, call.tool());
+            assert_eq!(long.params.arguments.unwrap_or_default(), *call.input());
+        }
+    }
+}

@@ -195,6 +195,9 @@ impl Reader {
         match wire::read(text) {
             None => {}
             Some(Frame::One(item)) => self.pass(item, None),
+            Some(Frame::Batch(_)) if !self.line.takes_batches() => {
+                self.line.refuse(&Refusal::no_batch(), None);
+            }
             Some(Frame::Batch(items)) => {
                 let answers = |item: &Item| match item {
                     Ok(message) => matches!(**message, JsonRpcMessage::Request(_)),

@@ -59,6 +59,12 @@ impl Refusal {
         )
     }
 
+    /// -32600: the revision that was agreed on has no batches.
+    pub(super) fn no_batch() -> Self {
+        let message = "batches are for sessions of 2025-03-26; send one message at a time";
+        Self::invalid(None, message)
+    }
+
     /// As it goes over the wire. rmcp's own type leaves a missing id out; JSON-RPC wants it to be null.
     pub(super) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({"jsonrpc": "2.0", "id": self.id, "error": self.error})
@@ -194,6 +200,9 @@ fn item(text: &str) -> Item {
             error: ErrorData::invalid_params("`params` must be an object", None),
         })),
         (Some("\"tools/call\""), Some(Ok(id))) => call(text, id),
+        (Some(method), Some(Ok(id))) if !cursor_fits(envelope.params) => {
+            Err(Box::new(bad_cursor(method, id.clone())))
+        }
         (Some(_), id) => message(text, id.as_ref().and_then(|id| id.as_ref().ok())),
         (None, _) if answers => message(text, known),
         (None, _) => invalid("`method` is missing"),
@@ -202,6 +211,44 @@ fn item(text: &str) -> Item {
 
 fn params_fit(params: Option<&RawValue>) -> bool {
     params.is_none_or(|raw| raw.get() == "null" || raw.get().starts_with('{'))
+}
+
+/// rmcp takes params of a list that it can't read for none at all, and answers with the first page.
+fn cursor_fits(params: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct Page<'a> {
+        #[serde(borrow)]
+        cursor: Option<&'a RawValue>,
+    }
+    let page = params.and_then(|raw| serde_json::from_str::<Page<'_>>(raw.get()).ok());
+    let cursor = page.and_then(|page| page.cursor);
+    cursor.is_none_or(|cursor| cursor.get().starts_with('"'))
+}
+
+fn bad_cursor(method: &str, id: RequestId) -> Refusal {
+    let message = format!(
+        "{}: /params/cursor: must be a string",
+        method.trim_matches('"')
+    );
+    let data = serde_json::json!({"path": "/params/cursor"});
+    Refusal {
+        id: Some(id),
+        error: ErrorData::invalid_params(message, Some(data)),
+    }
+}
+
+/// What is wrong with a message that rmcp would read all the same.
+pub(super) fn misread(text: &[u8]) -> Option<Refusal> {
+    // Only a cursor is, and few messages have one.
+    if !text.windows(8).any(|word| word == b"\"cursor\"") {
+        return None;
+    }
+    let envelope: Envelope<'_> = serde_json::from_slice(text).ok()?;
+    let (method, id) = (envelope.method?.get(), envelope.id?.get());
+    if method == "\"tools/call\"" || cursor_fits(envelope.params) {
+        return None;
+    }
+    Some(bad_cursor(method, serde_json::from_str(id).ok()?))
 }
 
 /// The most frequent message without the detour through rmcp's untagged union, which costs three times as much.

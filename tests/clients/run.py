@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Drives real MCP clients against the real binary: run.py BINARY [WORD]
 
-Each case is one client on one transport in one era and plays a whole life of a task, or follows the handle of one over a restart. WORD keeps the cases whose name holds it.
+Each case is one client on one transport in one era and plays a whole life of a task, or follows the handle of one over a restart.
+WORD keeps the cases whose name holds it. What the server told them, except over a restart, is checked against the schemas of its
+revisions at the end.
 BATON_TEST_PYTHON (an interpreter with the Python SDK), BATON_TEST_NODE and BATON_TEST_NPM (the folder of the npm packages) are set by test.sh.
 """
 
@@ -9,10 +11,12 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
 
+import wire
 from server import Server, environment
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -35,9 +39,9 @@ def inspector():
     return [os.environ["BATON_TEST_NODE"], f"{os.environ['BATON_TEST_NPM']}/node_modules/.bin/mcp-inspector"]
 
 
-def cases(binary, url, home):
-    """Name, command and the protocol version that must be negotiated."""
-    stdio = [binary, "stdio", "--data", str(home / "stdio")]
+def cases(binary, program, url, home):
+    """Name, command and the protocol version that must be negotiated. `program` is the binary, listened to."""
+    stdio = [program, "stdio", "--data", str(home / "stdio")]
     followers = {
         "python-sdk": [os.environ["BATON_TEST_PYTHON"], HERE / "handles_python.py"],
         "typescript-v2": [os.environ["BATON_TEST_NODE"], HERE / "handles_typescript.mjs"],
@@ -72,27 +76,47 @@ def play(case, env):
     return name, None
 
 
+def listened_to(binary, home):
+    """A program called `baton`, as mcp.json names it, that keeps in `home/wire` what goes over its pipes."""
+    program = home / "bin" / "baton"
+    for folder in (program.parent, home / "wire"):
+        folder.mkdir()
+    listener = [sys.executable, HERE / "wire.py", home / "wire", binary]
+    program.write_text(f'#!/bin/sh\nexec {" ".join(shlex.quote(str(part)) for part in listener)} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
 def main():
     binary = str(pathlib.Path(sys.argv[1]).resolve())
     word = sys.argv[2] if len(sys.argv) > 2 else ""
     passed = failed = 0
     with tempfile.TemporaryDirectory(prefix="baton-clients-") as folder:
         home = pathlib.Path(folder)
-        # mcp.json names the program `baton`, as an installed one is found, so the binary's folder comes first.
+        program = listened_to(binary, home)
         env = environment(
             home,
-            PATH=os.pathsep.join([str(pathlib.Path(binary).parent), os.environ["PATH"]]),
+            PATH=os.pathsep.join([str(program.parent), os.environ["PATH"]]),
             BATON_TEST_NPM=os.environ["BATON_TEST_NPM"],
             INSPECTOR=json.dumps(inspector()),
         )
         with Server(binary, home / "serve") as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
-            chosen = [case for case in cases(binary, server.url, home) if word in case[0]]
+            tap = wire.Tap(int(server.url.rsplit(":", 1)[1]))
+            chosen = [case for case in cases(binary, program, tap.url, home) if word in case[0]]
             for name, complaint in pool.map(lambda case: play(case, env), chosen):
                 passed += complaint is None
                 failed += complaint is not None
                 print(f"ok {name}" if complaint is None else f"FAIL {name}\n{complaint.rstrip()}", flush=True)
             if failed:
                 print(f"the server's last lines:\n{server.tail()}")
+        complaints, count = wire.check(home / "wire", tap.kept)
+        said = f"{sum(count.values())} messages of the server, each as its revision's schema has it ({dict(sorted(count.items()))})"
+        if complaints or not count:
+            failed += 1
+            print("\n".join([f"FAIL {said}", *complaints[:20]]), flush=True)
+        else:
+            passed += 1
+            print(f"ok {said}", flush=True)
     print(f"{passed} passed, {failed} failed", flush=True)
     return failed > 0 or passed == 0
 

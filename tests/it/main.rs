@@ -29,6 +29,8 @@ mod http_rest;
 mod isolation;
 mod lifecycle;
 mod mcp_http;
+mod mcp_matrix;
+mod mcp_schema;
 mod mcp_sessions;
 mod mcp_sessions_anywhere;
 mod mcp_short;

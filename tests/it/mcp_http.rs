@@ -255,6 +255,14 @@ async fn bodies_that_are_no_message_are_refused_with_the_reason() {
         assert!(told.contains(says), "{told}");
         assert_eq!(answer.body["id"], Value::Null);
     }
+    // A call that is plain but for a byte in what nobody reads.
+    let call = modern("tools/call", tool("task_get", json!({"task_id": "t"}))).to_string();
+    let place = call.find("\"version\"").unwrap() + 1;
+    let mut call = call.into_bytes();
+    call[place] = 0xf6;
+    let get = modern("tools/call", tool("task_get", json!({})));
+    let answer = Answer::of(server.modern("/mcp", &get).body(call)).await;
+    assert!(refused(&answer, 400, -32700).contains("UTF-8"));
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
     for (text, code, id, says) in [
         (

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::home::Home;
 use crate::support::http::HttpServer;
 use crate::support::mcp::{MODERN, initialize, modern, tool};
+use crate::support::wire::Wire;
 use crate::support::{START, config};
 
 const BOTH: &str = "application/json, text/event-stream";
@@ -333,7 +334,14 @@ async fn in_sessions_over_http_both_ways_answer_with_the_same_bytes() {
 pub(crate) struct Pipes {
     input: PipeWriter,
     output: BufReader<PipeReader>,
+    wire: Wire,
     _home: Home,
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        self.wire.judge();
+    }
 }
 
 impl Pipes {
@@ -341,6 +349,8 @@ impl Pipes {
         let app = App::open(config(&home), Clock::manual(START), Random::seeded(7)).unwrap();
         let (server_input, input) = pipe().unwrap();
         let (output, server_output) = pipe().unwrap();
+        let wire = Wire::default();
+        let (server_input, server_output) = wire.pipes(server_input, server_output);
         thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let served = serve_pipes(&app, server_input, server_output, short);
@@ -350,6 +360,7 @@ impl Pipes {
         Self {
             input,
             output: BufReader::new(output),
+            wire,
             _home: home,
         }
     }

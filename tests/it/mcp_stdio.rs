@@ -15,6 +15,8 @@ use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::wire::Wire;
+
 /// Ten answers of this size do not fit into a pipe.
 const LARGE: usize = 8000;
 const A_SECOND: Duration = Duration::from_secs(1);
@@ -73,6 +75,14 @@ struct Client {
     stop: CancellationToken,
     finish: CancellationToken,
     ended: mpsc::Receiver<anyhow::Result<()>>,
+    wire: Wire,
+}
+
+/// Hand-made text may end a client early, but never with a wrong message.
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.wire.judge();
+    }
 }
 
 impl Client {
@@ -87,6 +97,8 @@ impl Client {
             pipe: server_input,
             finish: finish.clone(),
         };
+        let wire = Wire::default();
+        let (server_input, server_output) = wire.pipes(server_input, server_output);
         let (sender, ended) = mpsc::channel();
         let token = stop.clone();
         thread::spawn(move || {
@@ -105,13 +117,18 @@ impl Client {
             stop,
             finish,
             ended,
+            wire,
         }
     }
 
     fn legacy() -> Self {
+        Self::speaking("2025-11-25")
+    }
+
+    fn speaking(version: &str) -> Self {
         let mut client = Self::start();
-        client.say(&initialize("2025-11-25"));
-        assert_eq!(client.hear()["result"]["protocolVersion"], "2025-11-25");
+        client.say(&initialize(version));
+        assert_eq!(client.hear()["result"]["protocolVersion"], version);
         client.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
         client
     }
@@ -150,7 +167,7 @@ impl Client {
     fn leave(mut self) -> Vec<Value> {
         self.input = None;
         self.ends();
-        let lines = self.output.lines();
+        let lines = (&mut self.output).lines();
         lines
             .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
             .collect()
@@ -322,7 +339,7 @@ fn the_last_line_needs_no_newline() {
 
 #[test]
 fn a_batch_is_answered_by_one_array() {
-    let mut client = Client::legacy();
+    let mut client = Client::speaking("2025-03-26");
     let note = json!({"jsonrpc": "2.0", "method": "notifications/x"});
     client.say(&json!([note, note]));
     client.say(&json!([call(1, "soon"), note, 7, call("b", "echo")]));
@@ -345,6 +362,18 @@ fn a_batch_is_answered_by_one_array() {
     assert_eq!(answer.as_array().unwrap().len(), 1);
     client.say(&json!([call(3, "deaf"), call(4, "echo")]));
     assert_eq!(client.leave()[0][0]["id"], 4);
+
+    // No other revision has answers to a batch.
+    for mut client in [
+        Client::legacy(),
+        Client::speaking("2024-11-05"),
+        Client::start(),
+    ] {
+        let batch = json!([call(1, "echo")]).to_string() + "\n";
+        let (code, id, message) = client.error(batch.as_bytes());
+        assert_eq!((code, id), (-32600, Value::Null));
+        assert!(message.contains("2025-03-26"), "{message}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use baton::app::App;
 use baton::clock::Clock;
 use baton::config::Settings;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::home::Home;
 use super::mcp::in_time;
+use super::wire::{self, Wire};
 
 /// How a server is to be started.
 #[derive(Default)]
@@ -26,6 +28,7 @@ pub(crate) struct Builder {
     foreseeable: bool,
     long_way: bool,
     home: Option<Arc<Home>>,
+    wire: Wire,
 }
 
 impl Builder {
@@ -56,6 +59,7 @@ impl Builder {
     /// On the database of another server, as one more process would be.
     pub(crate) fn beside(mut self, other: &HttpServer) -> Self {
         self.home = Some(other.home.clone());
+        self.wire = other.wire.clone();
         self
     }
 
@@ -80,7 +84,8 @@ impl Builder {
         } else {
             baton::transport::router(&app)
         };
-        let mcp = mcp.merge(self.extra);
+        let record = from_fn_with_state(self.wire.clone(), wire::record);
+        let mcp = mcp.layer(record).merge(self.extra);
         serving.spawn(baton::http::serve(app.clone(), listener, mcp));
         HttpServer {
             app,
@@ -88,6 +93,7 @@ impl Builder {
             home,
             serving,
             http: RwLock::new(client(HeaderMap::new())),
+            wire: self.wire,
         }
     }
 }
@@ -111,6 +117,14 @@ pub(crate) struct HttpServer {
     pub(crate) home: Arc<Home>,
     serving: JoinSet<std::io::Result<()>>,
     http: RwLock<reqwest::Client>,
+    /// What it said to clients of MCP.
+    pub(crate) wire: Wire,
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.wire.judge();
+    }
 }
 
 impl HttpServer {

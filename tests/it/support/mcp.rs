@@ -192,6 +192,11 @@ impl Events {
             (response.status().as_u16(), kind),
             (200, "text/event-stream")
         );
+        Self::in_answer(response)
+    }
+
+    /// What comes in an answer that is known to be a stream.
+    pub(crate) fn in_answer(response: Response) -> Self {
         Self {
             response,
             unread: String::new(),

@@ -1,11 +1,14 @@
 //! A server of the test's own: temporary data, a clock that the test moves, seeded randomness.
 
+pub(crate) mod client;
 pub(crate) mod handles;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod mcp;
 pub(crate) mod model;
+pub(crate) mod schema;
 pub(crate) mod sse;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;

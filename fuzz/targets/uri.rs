@@ -1,0 +1,24 @@
+//! URIs of resources: what one matches makes it again, and to read or complete one is no fault of ours.
+#![no_main]
+
+use baton::error::Kind;
+use baton_fuzz::SERVER;
+
+libfuzzer_sys::fuzz_target!(|uri: &str| {
+    let app = &SERVER.app;
+    for kind in app.catalog.resources() {
+        if let Some(params) = kind.matches(uri) {
+            let made = params
+                .iter()
+                .fold(kind.template.to_owned(), |made, (name, value)| {
+                    assert!(!value.is_empty() && !value.contains('/'), "{name}={value}");
+                    made.replace(&format!("{{{name}}}"), value)
+                });
+            assert_eq!(made, uri);
+        }
+    }
+    let ctx = app.system.ctx("default".parse().expect("a tenant"), "fuzz");
+    if let Err(error) = SERVER.runtime.block_on(app.catalog.read(&ctx, uri)) {
+        assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+    }
+});
