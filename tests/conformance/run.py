@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent / "clients"))
 from server import Server  # noqa: E402
 
 TIME_LIMIT = 300
-PASSED, FAILED = "SUCCESS", {"FAILURE", "WARNING", "SKIPPED"}
+PASSED, NOTED, FAILED = "SUCCESS", "INFO", {"FAILURE", "WARNING", "SKIPPED"}
 SETS = {
     "2025-06-18": ["--suite", "all", "--spec-version", "2025-06-18"],
     "2025-11-25": ["--requirements", "2025-11-25"],
@@ -37,8 +37,10 @@ GENERIC = {
         "input-required-result-unsupported-methods", "http-header-validation",
     ],
 }
-# What the suite can't do yet, or what the fixtures do not have, by check or scenario.
+# What the suite can't do yet, or only notes, by check.
 EXPECTED = {
+    "server-sse-streams-functional": "modern answers of one message are plain JSON, which the suite notes: streams are optional",
+    "server-sse-disconnect-resume": "answers are not broken off so that clients poll; resuming one is what tests/it/mcp_sessions.rs does",
     "tasks-status-notifications": "the suite can't listen for these yet, and says so; tests/it/handles_heard.rs does",
 }
 
@@ -81,9 +83,9 @@ def judge(name, checks):
     passed = sum(check["status"] == PASSED for _, check in checks)
     failed = 0
     for scenario, check in checks:
-        if check["status"] not in FAILED:
+        reason = EXPECTED.get(check["id"])
+        if check["status"] not in FAILED and not (check["status"] == NOTED and reason):
             continue
-        reason = EXPECTED.get(check["id"]) or EXPECTED.get(scenario)
         if reason:
             print(f"skipped: {name} {scenario} {check['id']}: {reason}")
         else:
