@@ -69,7 +69,7 @@ fn value(arg: &Arg) -> String {
         .and_then(|default| default.rsplit(' ').next());
     let sample = || {
         let name = arg.get_value_names().and_then(|names| names.first());
-        match name.map(|name| name.as_str()) {
+        match name.map(clap::builder::Str::as_str) {
             Some("N") => "100".to_owned(),
             Some("ADDRESS") => "127.0.0.1".to_owned(),
             name => name.unwrap_or_default().to_lowercase(),

@@ -1,5 +1,5 @@
 //! The Tasks extension (`io.modelcontextprotocol/tasks`): handles of long calls as MCP speaks of them. What it calls a
-//! task is our handle, never one of our tasks. Legacy sessions that declare it get the same.
+//! task is our handle, never one of our tasks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,16 +22,18 @@ use crate::error::{Error, Kind, Result};
 use crate::feed::{Change, News, What};
 use crate::handles::{self, KEPT, Started, Status, View};
 use crate::op::{Ask, Op, Reply};
-use crate::rounds::shows_forms;
+use crate::rounds::{is_legacy, shows_forms};
 
 /// How often a client is to ask that is not told.
 const POLL: u64 = 1_000;
 /// Handles that a listener may name.
 pub(super) const LISTENED: usize = 100;
 
-/// Whether a call of `op` is to be followed, since its client knows how.
+/// Whether a call of `op` is to be followed, since its client knows how. The extension is for the modern era: older revisions
+/// know other tasks, under the same names.
 pub(super) fn follows(op: &Op, cx: &RequestContext<RoleServer>) -> bool {
     op.follow().is_some()
+        && !is_legacy(cx)
         && cx
             .client_capabilities()
             .is_some_and(|it| it.supports_tasks())

@@ -189,29 +189,27 @@ async fn pipes_know_handles_and_listeners_in_their_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_session_that_declares_it_follows_handles_too() {
+async fn a_legacy_session_that_declares_it_gets_the_plain_result() {
     let server = HttpServer::start().await;
     let mut begin = initialize("2025-11-25");
     begin["params"]["capabilities"] = follower();
     let session = server.begin(ACME, &begin).await;
-    let input = json!({"description": "x", "task_id": "t"});
+    let input = json!({"description": "x", "task_id": "t", "wait_seconds": 0});
     let answer = session.ask("tools/call", tool("task_run", input)).await;
-    let id = answer["result"]["taskId"].clone();
-    assert_eq!(answer["result"]["resultType"], "task", "{answer}");
-    let hers = server.claim(ACME).await;
-    server
-        .use_tool(ACME, "task_notify", hers(asks("Which way?")))
-        .await;
-    let (key, _) = question(&session.ask("tasks/get", json!({"taskId": id})).await["result"]);
-    let responses = json!({"taskId": id, "inputResponses": {key: accept("left")}});
-    let answer = session.ask("tasks/update", responses).await;
-    assert!(answer["result"].is_object(), "{answer}");
-    server
-        .use_tool(ACME, "task_end", hers(json!({"reason": "success"})))
-        .await;
-    let answer = session.ask("tasks/get", json!({"taskId": id})).await;
-    assert_eq!(answer["result"]["status"], "completed", "{answer}");
-    let plain = server.session(ACME, "2025-11-25").await;
-    let answer = plain.ask("tasks/get", json!({"taskId": id})).await;
-    assert_eq!(answer["error"]["code"], -32021, "{answer}");
+    let run = &answer["result"]["structuredContent"];
+    assert_eq!(
+        (&run["task_id"], &run["done"]),
+        (&json!("t"), &json!(false)),
+        "{answer}"
+    );
+    let wait = json!({"task_ids": ["t"]});
+    let cancel = json!({"task_id": "t"});
+    let waits = session.ask("tools/call", tool("task_wait", wait));
+    let cancels = async {
+        server.until_waiting(1).await;
+        server.use_tool(ACME, "task_cancel", cancel).await;
+    };
+    let (answer, ()) = tokio::join!(waits, cancels);
+    let wait = &answer["result"]["structuredContent"];
+    assert_eq!(wait["done"], true, "{answer}");
 }
