@@ -130,7 +130,7 @@ pub mod fuzz {
     use rmcp::model::{ClientRequest, JsonRpcMessage};
 
     use super::wire::{self, Frame, Item};
-    use super::{App, Arc, Shared, shared};
+    use super::{App, Arc, Named, Shared, shared};
     use crate::mcp::Plain;
 
     /// Whatever a line or body holds, each of its messages is read or refused with an error that can be sent.
@@ -172,7 +172,7 @@ pub mod fuzz {
 
         /// Whatever is taken for a plain call is the same call for rmcp.
         pub fn check(&self, text: &[u8]) {
-            let Some(call) = Plain::read(&self.0, None, text) else {
+            let Some(call) = Plain::read(&self.0, &Named::default(), text) else {
                 return;
             };
             let Some(Frame::One(Ok(message))) = wire::read(text) else {
