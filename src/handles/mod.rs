@@ -182,13 +182,14 @@ impl Handle {
 /// returns.
 ///
 /// # Errors
-/// What the operation answers to such a call.
+/// `rate_limited`; what the operation answers to such a call.
 pub async fn begin(
     ctx: &Ctx,
     op: &Op,
     input: Map<String, Value>,
     may_ask: bool,
 ) -> Result<Started> {
+    ctx.count()?;
     let follow = follow(op)?;
     let ready = op.ready(ctx, input).await;
     let input = noted(ctx, op.name, ready).await?;
