@@ -96,13 +96,18 @@ fn greet(app: &App, url: &str) {
         Some(tenant) => format!("  tenant   {tenant}, and no other\n"),
         None => String::new(),
     };
+    let key = if app.access.is_open() {
+        ""
+    } else {
+        " --header \"Authorization: Bearer KEY\""
+    };
     let text = format!(
         "Baton {} listens on {url}\n\
         \x20 data     {}\n\
         {tenant}\
         \x20 MCP      {url}/mcp (older clients: {url}/sse)\n\
         \x20 REST     {url}/docs\n\
-        \x20 connect  claude mcp add --transport http baton {url}/mcp\n",
+        \x20 connect  claude mcp add --transport http baton {url}/mcp{key}\n",
         env!("CARGO_PKG_VERSION"),
         app.system.store().place(),
     );
