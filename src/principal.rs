@@ -232,8 +232,14 @@ impl Principal {
     /// `forbidden` says for whom or of what he may speak.
     pub fn admit_input(&self, permission: Permission, input: &Map<String, Value>) -> Result<()> {
         if let Some(task) = &self.grant.task {
-            let named = input.get("task_id").and_then(Value::as_str);
-            if named != Some(task.as_str()) {
+            let leases = input.get("leases").and_then(Value::as_array);
+            let leases = leases.into_iter().flatten();
+            let mut named = input
+                .get("task_id")
+                .into_iter()
+                .chain(leases.map(|lease| &lease["task_id"]))
+                .peekable();
+            if named.peek().is_none() || named.any(|named| named.as_str() != Some(task.as_str())) {
                 let message = format!("/task_id: this credential may speak only of {task}");
                 return Err(forbidden(message));
             }

@@ -353,6 +353,14 @@ async fn a_key_of_a_task_speaks_of_that_task_until_it_ends() {
     server
         .use_tool("/mcp", "task_notify", held(task, "ada", progress.clone()))
         .await;
+    let beat = |tasks: &[&Value]| {
+        let lease = |task: &&Value| json!({"task_id": task["task_id"], "lease_token": task["lease"]["token"]});
+        json!({"agent_id": "ada", "leases": tasks.iter().map(lease).collect::<Vec<_>>()})
+    };
+    let beats = server
+        .use_tool("/mcp", "task_heartbeat", beat(&[task]))
+        .await;
+    assert_eq!(beats["leases"][0]["held"], true, "{beats}");
     server
         .use_tool("/mcp", "task_get", json!({"task_id": "mine"}))
         .await;
@@ -363,6 +371,9 @@ async fn a_key_of_a_task_speaks_of_that_task_until_it_ends() {
     for (name, input) in [
         ("task_notify", held(other, "ada", progress.clone())),
         ("task_notify", held(task, "bob", progress)),
+        ("task_heartbeat", beat(&[other])),
+        ("task_heartbeat", beat(&[task, other])),
+        ("task_heartbeat", beat(&[])),
         ("task_get", json!({"task_id": "other"})),
         ("task_list", json!({})),
         ("task_claim", json!({"agent_id": "ada"})),
