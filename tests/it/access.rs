@@ -317,6 +317,14 @@ async fn scopes_narrow_a_role_down_and_agents_narrow_for_whom_it_speaks() {
     }
 }
 
+/// What `agent` says of a task that was claimed.
+fn held(task: &Value, agent: &str, mut fields: Value) -> Value {
+    fields["task_id"] = task["task_id"].clone();
+    fields["agent_id"] = agent.into();
+    fields["lease_token"] = task["lease"]["token"].clone();
+    fields
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_a_task_speaks_of_that_task_until_it_ends() {
     let server = guarded().await;
@@ -341,14 +349,6 @@ async fn a_key_of_a_task_speaks_of_that_task_until_it_ends() {
     assert!(again["tasks"][0]["key"].is_null(), "{again}");
     let other = &again["tasks"][0];
     server.show(small);
-    let held = |task: &Value, agent: &str, fields: Value| {
-        let mut input = json!({"task_id": task["task_id"], "agent_id": agent, "lease_token": task["lease"]["token"]});
-        input
-            .as_object_mut()
-            .unwrap()
-            .extend(fields.as_object().unwrap().clone());
-        input
-    };
     let progress = json!({"notification_type": "progress", "data": {"progress": 5}});
     server
         .use_tool("/mcp", "task_notify", held(task, "ada", progress.clone()))
