@@ -142,7 +142,7 @@ pub const ALL: &[Code] = &[
     code(
         "outcome_unknown",
         Kind::Unavailable,
-        "The connection to the database broke while committing; look, or repeat the call if it names its own id.",
+        "The connection to the database broke while committing, or the disk did not confirm what was written; look, or repeat the call if it names its own id.",
     ),
     code(
         "rate_limited",

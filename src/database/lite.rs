@@ -50,6 +50,13 @@ impl Lite {
         Ok(lite)
     }
 
+    /// From now on a commit is written and not flushed; whoever answers for it flushes the log of writes first.
+    pub(crate) fn leave_flushing(&self) -> Result<()> {
+        self.connection
+            .pragma_update(None, "synchronous", "NORMAL")
+            .map_err(fault::of_sqlite)
+    }
+
     /// Opens an existing database for reading.
     #[expect(clippy::disallowed_methods, reason = "this is where SQLite is opened")]
     pub(crate) fn reader(path: &Path) -> Result<Self> {

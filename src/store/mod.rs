@@ -89,8 +89,8 @@ impl Store {
     pub fn open(place: &Place, hub: Hub, clock: &Clock) -> Result<Self> {
         let (engine, threads) = match place {
             Place::Folder(folder) => {
-                let (sqlite, writer) = Sqlite::open(folder, &hub, clock)?;
-                (Engine::Sqlite(sqlite), vec![writer])
+                let (sqlite, threads) = Sqlite::open(folder, &hub, clock)?;
+                (Engine::Sqlite(sqlite), threads)
             }
             Place::Postgres(to) => {
                 let name = prepare(to, clock)?;
@@ -212,11 +212,14 @@ impl Store {
         .await
     }
 
-    /// Whether the database can be read.
+    /// Whether the database can be read, and has not failed to take a write.
     ///
     /// # Errors
     /// A failure of the database.
     pub async fn ping(&self) -> Result<()> {
+        if let Engine::Sqlite(sqlite) = &self.0.engine {
+            sqlite.check()?;
+        }
         self.survey(glance).await
     }
 

@@ -1,10 +1,14 @@
-//! The embedded database: one writer that commits in groups, and a few readers.
+//! The embedded database: one writer that commits in groups, one flusher that forces them to the disk and answers, and a few
+//! readers.
 //!
 //! Any number of processes may share the file: SQLite's own locks arbitrate the writers, and `data_version`, looked at
 //! by the writer when it has nothing to do, tells of commits elsewhere.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -34,30 +38,55 @@ pub(super) struct Sqlite {
     pub(super) queue: Arc<Queue>,
     path: PathBuf,
     idle: Mutex<Vec<Lite>>,
+    flush: Arc<FlushState>,
 }
 
 impl Sqlite {
     /// Opens (or creates) the database in the folder `data`, migrates it and starts the writer.
-    pub(super) fn open(data: &Path, hub: &Hub, clock: &Clock) -> Result<(Self, JoinHandle<()>)> {
+    pub(super) fn open(
+        data: &Path,
+        hub: &Hub,
+        clock: &Clock,
+    ) -> Result<(Self, Vec<JoinHandle<()>>)> {
         prepare(data)?;
         let path = data.join("baton.db");
         let lite = Lite::writer(&path)?;
         migrate::sqlite(&lite)?;
         transfer::check(&mut Db::new(Backend::Sqlite(&lite)))?;
+        lite.leave_flushing()?;
+        Self::start(path, lite, log_of_writes(data)?, hub, clock)
+    }
+
+    /// Starts the writer on `lite`, and whoever flushes `wal` for it.
+    fn start(
+        path: PathBuf,
+        lite: Lite,
+        wal: File,
+        hub: &Hub,
+        clock: &Clock,
+    ) -> Result<(Self, Vec<JoinHandle<()>>)> {
         let queue = Queue::new();
+        let (flush, flusher) = Flusher::start(wal, hub, clock)?;
+        let state = flush.state.clone();
         let writer = Writer {
             lite,
             queue: queue.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
             commit: Duration::from_secs(1),
+            flush,
         };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
             .map_err(Error::internal)?;
-        let idle = Mutex::default();
-        Ok((Self { queue, path, idle }, writer))
+        let sqlite = Self {
+            queue,
+            path,
+            idle: Mutex::default(),
+            flush: state,
+        };
+        Ok((sqlite, vec![writer, flusher]))
     }
 
     /// Runs `operation` in a read transaction: all of its queries see the same state.
@@ -73,6 +102,11 @@ impl Sqlite {
             self.idle().push(lite);
         }
         answer
+    }
+
+    /// Whether it can still be written.
+    pub(super) fn check(&self) -> Result<()> {
+        self.flush.check()
     }
 
     /// Bytes that the data takes; the log of writes not yet in the main file counts too.
@@ -96,8 +130,9 @@ struct Writer {
     queue: Arc<Queue>,
     hub: Hub,
     clock: Clock,
-    /// What a commit takes, when nothing comes in between.
+    /// What a commit takes without its flush, when nothing comes in between.
     commit: Duration,
+    flush: Flush,
 }
 
 impl Writer {
@@ -135,17 +170,15 @@ impl Writer {
         if jobs.is_empty() {
             return;
         }
-        let outcome = self.attempt(&mut jobs);
+        let trusted = self.flush.state.check();
+        let outcome = trusted.and_then(|()| self.attempt(&mut jobs));
         if !self.lite.is_autocommit() && self.lite.run("ROLLBACK").is_err() {
             tracing::error!("a transaction could not be rolled back");
         }
         match outcome {
             Ok((told, count)) => {
                 self.queue.put_back(jobs.split_off(count));
-                self.hub.committed(&told);
-                for job in jobs {
-                    job.finish(Ok(()));
-                }
+                self.flush.take(Group { jobs, told });
             }
             // One job's fault (a deferred constraint, say) must not be the others': each gets a transaction of its own.
             // A database that can't write now is nobody's fault.
@@ -185,7 +218,7 @@ impl Writer {
         let lite = &self.lite;
         lite.run("BEGIN IMMEDIATE")?;
         let (mut log, mut count) = (Log::default(), 0);
-        let enough = self.clock.steady() + self.commit * WORK;
+        let enough = self.clock.steady() + (self.commit + self.flush.took()) * WORK;
         for job in jobs.iter_mut() {
             // While the next group is run, the callers of this one come with their next calls.
             if count > 0 && self.clock.steady() > enough {
@@ -231,6 +264,132 @@ impl Writer {
     }
 }
 
+/// Operations that are committed and not yet known to be on the disk.
+struct Group {
+    jobs: Vec<Box<dyn Job>>,
+    /// The tenants whose logs grew.
+    told: Vec<TenantId>,
+}
+
+/// The writer's end of the flusher.
+struct Flush {
+    groups: SyncSender<Group>,
+    state: Arc<FlushState>,
+}
+
+#[derive(Default)]
+struct FlushState {
+    /// Microseconds that the last flush took.
+    took: AtomicU64,
+    is_broken: AtomicBool,
+}
+
+impl Flush {
+    /// Has `group` flushed and answered; waits until the group before it is.
+    fn take(&self, group: Group) {
+        if let Err(SendError(group)) = self.groups.send(group) {
+            tracing::error!("the thread that flushes is gone");
+            self.state.is_broken.store(true, Ordering::Relaxed);
+            group.fail();
+        }
+    }
+
+    fn took(&self) -> Duration {
+        Duration::from_micros(self.state.took.load(Ordering::Relaxed))
+    }
+}
+
+impl FlushState {
+    /// `store_failing` once a flush has failed.
+    fn check(&self) -> Result<()> {
+        if !self.is_broken.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Error::unavailable(
+            "store_failing",
+            "the disk failed to take a write, and nothing more is written until the server is started again; see its log",
+            Duration::from_secs(30),
+        ))
+    }
+}
+
+impl Group {
+    fn fail(self) {
+        for job in self.jobs {
+            job.finish(Err(Error::unavailable(
+                "outcome_unknown",
+                "the disk did not confirm what was written, and what became of the call can't be told until the server was started again",
+                Duration::from_secs(30),
+            )));
+        }
+    }
+}
+
+/// The thread that has the log of writes flushed to the disk, and answers. Meanwhile the writer runs the next group: what
+/// that one reads of this one is flushed no later than itself, since both are in one file.
+struct Flusher {
+    wal: File,
+    groups: Receiver<Group>,
+    hub: Hub,
+    clock: Clock,
+    state: Arc<FlushState>,
+}
+
+impl Flusher {
+    fn start(wal: File, hub: &Hub, clock: &Clock) -> Result<(Flush, JoinHandle<()>)> {
+        let (sender, groups) = sync_channel(0);
+        let state = Arc::<FlushState>::default();
+        let flusher = Self {
+            wal,
+            groups,
+            hub: hub.clone(),
+            clock: clock.clone(),
+            state: state.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-flusher".into())
+            .spawn(move || flusher.run())
+            .map_err(Error::internal)?;
+        let groups = sender;
+        Ok((Flush { groups, state }, thread))
+    }
+
+    /// Flushes groups until the writer has ended.
+    fn run(self) {
+        while let Ok(group) = self.groups.recv() {
+            let begun = self.clock.steady();
+            // A group that wrote nothing may tell of one that did, of this process or of another.
+            if let Err(error) = self.wal.sync_data() {
+                // The kernel forgets what it could not write, so a second try would prove nothing.
+                tracing::error!(%error, "the disk failed; nothing more is written until a restart");
+                self.state.is_broken.store(true, Ordering::Relaxed);
+            }
+            if self.state.check().is_err() {
+                group.fail();
+                continue;
+            }
+            let took = self.clock.steady().since(begun).as_micros();
+            let took = u64::try_from(took).unwrap_or(u64::MAX);
+            self.state.took.store(took, Ordering::Relaxed);
+            self.hub.committed(&group.told);
+            for job in group.jobs {
+                job.finish(Ok(()));
+            }
+        }
+    }
+}
+
+/// The file that commits are appended to. SQLite keeps it for as long as a connection is open, and the writer's is.
+fn log_of_writes(data: &Path) -> Result<File> {
+    // The name of a new file is flushed with its folder. Windows has no such thing.
+    #[cfg(unix)]
+    File::open(data)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::internal)?;
+    let wal = File::options().write(true).open(data.join("baton.db-wal"));
+    wal.map_err(Error::internal)
+}
+
 fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {
     let mut heads = BTreeMap::new();
     for tenant in tenants {
@@ -259,4 +418,48 @@ fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+// Only Linux has a file that takes everything and can't be flushed.
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::store::job::JobOf;
+    use crate::store::vals;
+
+    /// What becomes of a write of `worker`.
+    fn write(sqlite: &Sqlite, worker: &'static str) -> Result<u64> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let insert = move |_: Option<&TenantId>, mut db: Db<'_>, _: Option<&mut Log>| {
+            let sql = "INSERT INTO workers (worker, holder, until) VALUES ($1, 'test', 0)";
+            db.execute(sql, &vals![worker])
+        };
+        sqlite.queue.push(Box::new(JobOf::new(None, insert, reply)));
+        answer.blocking_recv().expect("every job is answered")
+    }
+
+    #[test]
+    fn what_the_disk_did_not_confirm_is_not_acknowledged_and_nothing_more_is_written() {
+        let data = tempfile::tempdir().expect("a folder");
+        let path = data.path().join("baton.db");
+        let lite = Lite::writer(&path).expect("a new database");
+        migrate::sqlite(&lite).expect("migrations");
+        let failing = File::open("/dev/full").expect("a device");
+        let (sqlite, threads) =
+            Sqlite::start(path, lite, failing, &Hub::default(), &Clock::system())
+                .expect("a writer");
+        let code = |outcome: Result<u64>| outcome.expect_err("a refusal").code().to_owned();
+        assert_eq!(code(write(&sqlite, "first")), "outcome_unknown");
+        assert_eq!(code(write(&sqlite, "second")), "store_failing");
+        assert!(sqlite.check().is_err(), "it is no longer ready");
+        let written = sqlite.read(|mut db| {
+            let mut rows = db.query("SELECT count(*) FROM workers", &[])?;
+            rows.remove(0).get::<i64>(0)
+        });
+        assert_eq!(written.expect("reads go on"), 1, "only what came first");
+        sqlite.queue.close();
+        for thread in threads {
+            thread.join().expect("an end in order");
+        }
+    }
 }
