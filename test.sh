@@ -180,8 +180,8 @@ everything() {
     conformance
     step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
-    fuzz 20
-    torture 8 480
+    fuzz 10
+    torture 6 480
     bench_code
     step "benchmark, half the documented speed at least" 900 python3 benches/run.py --quick --binary "$binary" || true
 }
