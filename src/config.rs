@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::id::TenantId;
 use crate::secret::Secret;
+use crate::trace::Trace;
 
 /// What a user may set. Every field is a flag, a `BATON_…` variable and a line of `baton.toml`.
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
@@ -447,6 +448,15 @@ impl Places {
             current: std::env::current_dir().context("the current folder is gone")?,
         })
     }
+}
+
+/// The trace that this process was started in (`TRACEPARENT`, `TRACESTATE`, `BAGGAGE`).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the environment"
+)]
+pub fn trace() -> Option<Trace> {
+    Trace::read(|name| Some(std::env::var(name.to_ascii_uppercase()).ok()?.into()))
 }
 
 /// The folder that the platform gives programs for their data.

@@ -12,6 +12,7 @@ use crate::codes;
 use crate::error::{Error, Finding, Kind, Result};
 use crate::id::TenantId;
 use crate::secret::Secret;
+use crate::trace::Trace;
 
 /// Time to reach a server.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ pub struct Client {
     base: Url,
     tenant: Option<TenantId>,
     key: Option<Secret>,
+    trace: Option<Trace>,
 }
 
 impl Client {
@@ -70,7 +72,15 @@ impl Client {
             base: url,
             tenant,
             key,
+            trace: None,
         })
+    }
+
+    /// The same, whose calls are part of `trace`.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Calls `method` on `path`, whose `{name}` segments are filled from `input`; the rest of `input` goes into the query
@@ -153,6 +163,10 @@ impl Client {
             Some(key) => request.bearer_auth(key.reveal()),
             None => request,
         };
+        let parts = self.trace.iter().flat_map(Trace::parts);
+        let request = parts.fold(request, |request, (name, value)| {
+            request.header(name, value)
+        });
         let response = request
             .send()
             .await

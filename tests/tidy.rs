@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 14] = [
         "secret",
         "splice",
         "principal",
+        "trace",
         "config",
     ],
     &["caller", "database", "outbound"],
@@ -54,7 +55,7 @@ const LAYERS: [&[&str]; 14] = [
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
 const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
-    ("config", &["error", "id", "secret"]),
+    ("config", &["error", "id", "secret", "trace"]),
     ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),

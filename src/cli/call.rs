@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::serve::StopSignals;
 use super::{Common, block_on, open, print, print_json};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ctx::choose_tenant;
 use crate::error::{Error, Kind};
 use crate::work::Remote;
@@ -53,12 +53,13 @@ impl Target {
             // What stands in a client's configuration is the endpoint; its server is meant.
             let url = url.trim_end_matches('/');
             let url = url.strip_suffix("/mcp").unwrap_or(url);
-            return Ok((Remote::rest(url, config.tenant, config.key)?, None));
+            let remote = Remote::rest(url, config.tenant, config.key)?;
+            return Ok((remote.traced(config::trace()), None));
         }
         let tenant = choose_tenant(None, config.tenant.as_ref(), &[])?;
         let app = open(config)?;
         let remote = Remote::local(app.catalog.clone(), app.system.ctx(tenant, actor));
-        Ok((remote, Some(app)))
+        Ok((remote.traced(config::trace()), Some(app)))
     }
 }
 

@@ -197,7 +197,11 @@ fn begin_logs(config: &Config) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Json => {
+            // No spans are within others: the current one says it all.
+            let logs = logs.json().flatten_event(true);
+            logs.with_span_list(false).init();
+        }
     }
     Ok(())
 }

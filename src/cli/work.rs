@@ -18,7 +18,8 @@ const HOW: &str = "\
   standard input   the task as one line of JSON
   variables        BATON_TASK_ID, BATON_TASK_TYPE, BATON_TITLE, BATON_DESCRIPTION, BATON_PRIORITY,
                    BATON_TASK_DATA (JSON), BATON_ATTEMPT, BATON_LEASE_TOKEN, BATON_AGENT_ID,
-                   BATON_TENANT, and BATON_DATA or BATON_URL (so that `baton call` goes there too)
+                   BATON_TENANT, and BATON_DATA or BATON_URL (so that `baton call` goes there too);
+                   TRACEPARENT, TRACESTATE, BAGGAGE of a task that was dispatched with them
   standard output  lines {\"progress\": 40, \"current_step\": \"…\"} are progress; the last JSON value is
                    the result, or else the text; {\"result\": …, \"summary\": …, \"next_steps\": […],
                    \"retryable\": false} says more

@@ -52,11 +52,11 @@ pub(crate) const HEADS: &str =
 
 /// A group's events and the heads that they move, in one statement.
 pub(crate) const EVENTS: &str = "WITH written AS (
-        INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
+        INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash)
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-            $8::text[], $9::bytea[]))
+            $8::text[], $9::text[], $10::bytea[]))
     INSERT INTO tenants (tenant_id, created_at, sequence, hash)
-    SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::bytea[])
+    SELECT * FROM unnest($11::text[], $12::bigint[], $13::bigint[], $14::bytea[])
     ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash";
 
 /// The database's clock, in microseconds since the epoch.

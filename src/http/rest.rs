@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use futures::StreamExt;
 use serde_json::{Map, Value};
+use tracing::Instrument;
 
 use super::error::Problem;
 use super::input::{self, Texts};
@@ -21,6 +22,7 @@ use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
 use crate::op::{Op, Route};
 use crate::principal::Principal;
+use crate::trace::Trace;
 
 /// Bytes of a body at most.
 const BODY: usize = 1024 * 1024;
@@ -78,7 +80,11 @@ struct Endpoint {
 }
 
 async fn answer(endpoint: Arc<Endpoint>, request: Request) -> Response {
-    match endpoint.call(request).await {
+    let trace = Trace::of_headers(request.headers());
+    let call = endpoint
+        .call(request)
+        .instrument(Trace::span(trace.as_ref()));
+    match call.await {
         Ok(output) => (
             [(header::CONTENT_TYPE, "application/json")],
             serde_json::to_vec(&output).unwrap_or_default(),
@@ -102,7 +108,8 @@ impl Endpoint {
             Err(error) => {
                 let principal = parts.extensions.get::<Arc<Principal>>();
                 let access = &self.app.access;
-                access.note_stray(principal, self.op().name, &error).await;
+                let stray = (principal, Trace::of_headers(&parts.headers));
+                access.note_stray(stray, self.op().name, &error).await;
                 return Err(error.into());
             }
         };
@@ -154,7 +161,8 @@ impl Endpoint {
         let principal = parts.extensions.get::<Arc<Principal>>();
         let bound = self.app.config.tenant.as_ref();
         let tenant = choose_tenant(principal.map(Arc::as_ref), bound, &named)?;
-        Ok(self.app.system.ctx(tenant, ACTOR).of(principal))
+        let ctx = self.app.system.ctx(tenant, ACTOR).of(principal);
+        Ok(ctx.traced(Trace::of_headers(&parts.headers)))
     }
 }
 

@@ -16,6 +16,7 @@ use rmcp::model::{
 };
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
+use tracing::Instrument;
 
 use super::kept::Beginning;
 use super::listen::Requested;
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::principal::Principal;
 use crate::rounds::{is_legacy, read_level, shows_forms};
+use crate::trace::Trace;
 
 /// Where a request's `_meta` names its tenant.
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
@@ -38,6 +40,8 @@ pub(crate) struct Named {
     pub(crate) tenant: Option<TenantId>,
     /// Who was let in; `None` where nobody is asked who he is.
     pub(crate) principal: Option<Arc<Principal>>,
+    /// The trace that the headers name.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Named {
@@ -52,6 +56,12 @@ impl Named {
         let own = self.principal.as_ref().and_then(|who| who.first_tenant());
         let tenant = self.tenant.as_ref().or(own);
         tenant.cloned().unwrap_or_else(TenantId::default_tenant)
+    }
+
+    /// The trace of a request that says `meta`, which goes before headers.
+    pub(crate) fn trace(&self, meta: &RequestMetaObject) -> Option<Trace> {
+        let named = Trace::read(|name| Some(meta.get(name)?.as_str()?.into()));
+        named.or_else(|| self.trace.clone())
     }
 
     /// The tenant of a request that says `meta`, and is for `session` where it says nothing.
@@ -103,6 +113,7 @@ impl Edge {
         let tenant = named.choose(session.map(|begun| &begun.tenant), &cx.meta)?;
         let actor = actor(cx.client_info().as_ref());
         let ctx = self.shared.app.system.ctx(tenant, &actor);
+        let ctx = ctx.traced(named.trace(&cx.meta));
         Ok(ctx.of(named.principal.as_ref()))
     }
 
@@ -121,16 +132,18 @@ impl Edge {
     ) -> std::result::Result<T, ErrorData> {
         match self.ctx(cx) {
             Ok(ctx) => {
-                let mut result = caught(method(ctx)).await?;
+                let span = ctx.span();
+                let mut result = caught(method(ctx)).instrument(span).await?;
                 if let Some(meta) = result.meta().filter(|_| !is_legacy(cx)) {
                     self.shared.signature.sign(meta);
                 }
                 Ok(result)
             }
             Err(error) => {
-                let principal = self.named(cx).principal.as_ref();
+                let named = self.named(cx);
+                let stray = (named.principal.as_ref(), named.trace(&cx.meta));
                 let access = &self.shared.app.access;
-                access.note_stray(principal, "mcp", &error).await;
+                access.note_stray(stray, "mcp", &error).await;
                 Err(protocol_error(&error))
             }
         }
@@ -154,6 +167,7 @@ impl Shared {
         let tenant = named.choose(None, meta)?;
         let actor = actor(meta.client_info().as_ref());
         let ctx = self.app.system.ctx(tenant, &actor);
+        let ctx = ctx.traced(named.trace(meta));
         Ok(ctx.of(named.principal.as_ref()))
     }
 }

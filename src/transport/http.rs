@@ -32,6 +32,7 @@ use crate::id::TenantId;
 use crate::mcp::{Beginning, Edge, Kept, Named, Shared, Visit};
 use crate::principal::Principal;
 use crate::sessions;
+use crate::trace::Trace;
 
 /// How long the last answers may take to leave when the server stops.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -136,7 +137,8 @@ async fn name_tenant(
         Err(error) => {
             let principal = parts.extensions.get::<Arc<Principal>>();
             let access = &door.shared.app.access;
-            access.note_stray(principal, parts.uri.path(), &error).await;
+            let stray = (principal, Trace::of_headers(&parts.headers));
+            access.note_stray(stray, parts.uri.path(), &error).await;
             let data = Some(json!({"error": error.body()}));
             return refuse(StatusCode::BAD_REQUEST, -32602, error.message(), data);
         }
@@ -158,7 +160,8 @@ async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Respon
     let op = shared.app.catalog.op(tool.to_str().ok()?)?;
     let error = principal.admit(op.permission, op.name).err()?;
     let access = &shared.app.access;
-    access.note_stray(Some(principal), op.name, &error).await;
+    let stray = (Some(principal), named.trace.clone());
+    access.note_stray(stray, op.name, &error).await;
     let data = Some(json!({"error": error.body()}));
     let mut response = refuse(StatusCode::FORBIDDEN, -32600, error.message(), data);
     let scope = Some(op.permission.scope());
@@ -172,19 +175,25 @@ async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Respon
 
 pub(super) fn named(bound: Option<&TenantId>, path: Option<&str>, parts: &Parts) -> Result<Named> {
     let principal = parts.extensions.get::<Arc<Principal>>().cloned();
+    let trace = Trace::of_headers(&parts.headers);
     let header = parts.headers.get(&X_TENANT_ID);
     let header = header.map(|value| value.to_str().unwrap_or(""));
     if bound.is_none() && path.is_none() && header.is_none() {
         let tenant = principal
             .as_ref()
             .and_then(|who| who.sole_tenant().cloned());
-        return Ok(Named { tenant, principal });
+        return Ok(Named {
+            tenant,
+            principal,
+            trace,
+        });
     }
     let places = [("the path", path), ("the header X-Tenant-ID", header)];
     let tenant = choose_tenant(principal.as_deref(), bound, &places)?;
     Ok(Named {
         tenant: Some(tenant),
         principal,
+        trace,
     })
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::outbound::Client;
 use crate::secret::Secret;
+use crate::trace::Trace;
 
 /// Where calls go. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +45,16 @@ impl Remote {
             catalog: Arc::new(Catalog::new()),
             side: Side::Rest(Client::new(url, tenant, key)?),
         })
+    }
+
+    /// The same, whose calls are part of `trace`.
+    #[must_use]
+    pub fn traced(self, trace: Option<Trace>) -> Self {
+        let side = match self.side {
+            Side::Local(ctx) => Side::Local(ctx.traced(trace)),
+            Side::Rest(client) => Side::Rest(client.traced(trace)),
+        };
+        Self { side, ..self }
     }
 
     /// Calls the operation `name`.

@@ -43,5 +43,6 @@ mod questions;
 mod steering;
 mod store;
 mod tasks;
+mod traces;
 mod work_life;
 mod work_rest;

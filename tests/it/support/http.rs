@@ -10,7 +10,7 @@ use baton::clock::Clock;
 use baton::config::Settings;
 use baton::random::Random;
 use reqwest::Method;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -149,6 +149,18 @@ impl HttpServer {
         let bearer = format!("Bearer {key}").parse().unwrap();
         headers.insert("authorization", bearer);
         *self.http.write().unwrap() = client(headers);
+    }
+
+    /// From here on every request has these headers, and shows no key.
+    pub(crate) fn carry(&self, pairs: &[(&'static str, &'static str)]) {
+        let pairs = pairs.iter();
+        let pairs = pairs.map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        *self.http.write().unwrap() = client(pairs.collect());
     }
 
     /// A request, to be completed and sent.
