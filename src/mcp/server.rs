@@ -162,6 +162,16 @@ pub(super) async fn caught<T>(
 }
 
 impl Shared {
+    /// Says in a message who answers, if it is a result.
+    pub(crate) fn sign(&self, message: &mut serde_json::Value) {
+        let result = message.get_mut("result");
+        if let Some(result) = result.and_then(serde_json::Value::as_object_mut) {
+            let mut meta = None;
+            self.signature.sign(&mut meta);
+            result.insert("_meta".into(), serde_json::json!(meta));
+        }
+    }
+
     /// The context of a modern request over HTTP that rmcp does not see.
     pub(crate) fn ctx(&self, named: &Named, meta: &RequestMetaObject) -> Result<Ctx> {
         let tenant = named.choose(None, meta)?;
@@ -209,7 +219,9 @@ impl ServerHandler for Edge {
     ) -> std::result::Result<InitializeResult, ErrorData> {
         self.run(&cx, async |ctx| {
             cx.peer.set_peer_info(request.clone());
-            let result = self.negotiate_initialize(&request)?;
+            let mut result = self.negotiate_initialize(&request)?;
+            // The extensions that there are belong to the modern era.
+            result.capabilities.extensions = None;
             let begun = Begun {
                 tenant: ctx.tenant().clone(),
                 is_bound: meta_tenant(&cx.meta).is_some(),
@@ -237,7 +249,8 @@ impl ServerHandler for Edge {
         self.run(&cx, async |ctx| {
             let ops = self.shared.app.catalog.ops_for(&ctx);
             let tools: Vec<_> = ops.map(|(index, _)| &self.shared.tools[index]).collect();
-            let (tools, next) = content::page("tools/list", &tools, request, content::FEW)?;
+            let (tools, next) =
+                content::page(&ctx, "tools/list", &tools, (request, content::FEW)).await?;
             let mut result = ListToolsResult::with_all_items(tools.into_iter().cloned().collect());
             result.next_cursor = next;
             Ok(result)
@@ -282,7 +295,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListResourceTemplatesResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            content::list_templates(&self.shared.app.catalog, &ctx, request)
+            content::list_templates(&self.shared.app.catalog, &ctx, request).await
         })
         .await
     }
@@ -304,8 +317,8 @@ impl ServerHandler for Edge {
         request: Option<PaginatedRequestParams>,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListPromptsResult, ErrorData> {
-        self.run(&cx, async |_| {
-            content::list_prompts(&self.shared.app.catalog, request)
+        self.run(&cx, async |ctx| {
+            content::list_prompts(&self.shared.app.catalog, &ctx, request).await
         })
         .await
     }
@@ -427,8 +440,8 @@ impl ServerHandler for Edge {
     }
 }
 
-/// The handler as connections that rmcp drives see it: modern listeners are ours. Over HTTP the transport takes them
-/// out before rmcp.
+/// The handler as connections that rmcp drives see it: modern listeners are ours, and acknowledgements say whose they are.
+/// Over HTTP the transport sees to both.
 pub(crate) struct Front(pub(crate) Edge);
 
 impl Service<RoleServer> for Front {
@@ -445,7 +458,13 @@ impl Service<RoleServer> for Front {
                 let serve = async |ctx| listen::serve(&self.0.shared, &ctx, requested, &cx).await;
                 self.0.run(&cx, serve).await
             }
-            request => Service::handle_request(&self.0, request, cx).await,
+            request => {
+                let mut result = Service::handle_request(&self.0, request, cx).await?;
+                if let ServerResult::TaskAckResult(ack) = &mut result {
+                    self.0.shared.signature.sign(&mut ack.meta);
+                }
+                Ok(result)
+            }
         }
     }
 

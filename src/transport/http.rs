@@ -38,6 +38,8 @@ use crate::trace::Trace;
 const FAREWELL: Duration = Duration::from_millis(500);
 /// The method whose answer is a stream without end.
 const LISTEN: &str = "subscriptions/listen";
+/// The methods that have nothing to say.
+const ACKNOWLEDGED: [&str; 2] = ["tasks/update", "tasks/cancel"];
 const SESSION: &str = "mcp-session-id";
 /// The first revision without sessions.
 pub(super) const MODERN: &str = "2026-07-28";
@@ -233,7 +235,11 @@ impl Door {
     /// Runs a modern request. A listener takes a place until its stream ends.
     async fn admit(&self, request: Request, next: Next) -> Response {
         let method = request.headers().get(&MCP_METHOD);
-        if method.is_none_or(|method| method != LISTEN) {
+        let is = |name: &&str| method.is_some_and(|method| method == name);
+        if ACKNOWLEDGED.iter().any(|name| is(&name)) {
+            return self.sign(next.run(request).await).await;
+        }
+        if !is(&LISTEN) {
             return next.run(request).await;
         }
         let Ok(place) = self.listeners.clone().try_acquire_owned() else {
@@ -249,6 +255,20 @@ impl Door {
             let _ = &place;
         });
         Response::from_parts(parts, Body::from_stream(body))
+    }
+
+    /// Says who answers, which rmcp's acknowledgements leave out.
+    async fn sign(&self, response: Response) -> Response {
+        let (mut parts, body) = response.into_parts();
+        let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
+            return failed(&Error::internal("an acknowledgement broke off"));
+        };
+        let Ok(mut message) = serde_json::from_slice(&body) else {
+            return Response::from_parts(parts, Body::from(body));
+        };
+        self.shared.sign(&mut message);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        Response::from_parts(parts, Body::from(message.to_string()))
     }
 
     /// Serves a request that belongs to no session, and keeps the session if it begins one.

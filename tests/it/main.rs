@@ -28,6 +28,7 @@ mod http_openapi;
 mod http_rest;
 mod isolation;
 mod lifecycle;
+mod mcp_declared;
 mod mcp_http;
 mod mcp_matrix;
 mod mcp_schema;
