@@ -2,6 +2,7 @@
 //! command line and for executors that work over a URL, and documents that an authorization server publishes.
 
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url};
@@ -36,6 +37,8 @@ pub struct Client {
     tenant: Option<TenantId>,
     key: Option<Secret>,
     trace: Option<Trace>,
+    /// For which tenant the server takes its calls, once it has said so.
+    settled: Arc<OnceLock<String>>,
 }
 
 impl Client {
@@ -49,7 +52,12 @@ impl Client {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| {
-                let message = format!("{base:?} is not a URL such as http://127.0.0.1:5050");
+                let shown = if base.contains(['@', '?']) {
+                    "the address".to_owned()
+                } else {
+                    format!("{base:?}")
+                };
+                let message = format!("{shown} is not a URL such as http://127.0.0.1:5050");
                 Error::invalid("invalid_input", message)
             })?;
         // The whole base counts as a folder, so that a server behind a path prefix is reached.
@@ -73,7 +81,13 @@ impl Client {
             tenant,
             key,
             trace: None,
+            settled: Arc::default(),
         })
+    }
+
+    /// For which tenant the server has taken calls so far.
+    pub fn tenant(&self) -> Option<&str> {
+        self.settled.get().map(String::as_str)
     }
 
     /// The same, whose calls are part of `trace`.
@@ -177,10 +191,16 @@ impl Client {
             .get(reqwest::header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
+        let tenant = response.headers().get(TENANT);
+        let tenant = tenant.and_then(|tenant| tenant.to_str().ok());
+        if let Some(tenant) = tenant.filter(|_| status.is_success()) {
+            self.settled.get_or_init(|| tenant.to_owned());
+        }
         let body = self.body(response).await?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| {
-                let message = format!("{} answered what is not JSON; is it a Baton?", self.base);
+                let base = shown(&self.base);
+                let message = format!("{base} answered what is not JSON; is it a Baton?");
                 Error::new(Kind::Unavailable, "remote_error", message).with_source(error)
             });
         }
@@ -224,14 +244,30 @@ impl Reader {
         let status = response.status();
         let body = body(response, PUBLISHED, &url).await?;
         if !status.is_success() {
-            let message = format!("{url} answered {status}");
+            let message = format!("{} answered {status}", shown(&url));
             return Err(Error::new(Kind::Unavailable, "remote_error", message));
         }
         serde_json::from_slice(&body).map_err(|error| {
-            let message = format!("{url} is not the document that was expected");
+            let message = format!("{} is not the document that was expected", shown(&url));
             Error::new(Kind::Unavailable, "remote_error", message).with_source(error)
         })
     }
+}
+
+/// A URL without what may be a secret in it: who calls, with what password, and its query.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // What can't have them has none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
+/// As people see the address that they gave.
+pub fn address(text: &str) -> String {
+    let url = Url::parse(text);
+    url.map_or_else(|_| String::new(), |url| shown(&url))
 }
 
 async fn body(mut response: reqwest::Response, most: usize, from: &Url) -> Result<Vec<u8>> {
@@ -239,7 +275,7 @@ async fn body(mut response: reqwest::Response, most: usize, from: &Url) -> Resul
     let broken = |error| unreachable(from, error);
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > most {
-            let message = format!("{from} answered more than {most} bytes");
+            let message = format!("{} answered more than {most} bytes", shown(from));
             return Err(Error::new(Kind::Unavailable, "remote_error", message));
         }
         body.extend_from_slice(&chunk);
@@ -255,7 +291,8 @@ fn unreachable(from: &Url, error: reqwest::Error) -> Error {
     } else {
         "broke the call off"
     };
-    let message = format!("{from} {how}");
+    let message = format!("{} {how}", shown(from));
+    let error = error.without_url();
     Error::unavailable("remote_unreachable", message, Duration::from_secs(1)).with_source(error)
 }
 

@@ -140,16 +140,7 @@ impl Args {
             Some(agent_id) => agent_id,
             None => default_agent_id()?,
         };
-        let mut environment = vec![
-            ("BATON_AGENT_ID", agent_id.to_string()),
-            (
-                "BATON_TENANT",
-                config
-                    .tenant
-                    .as_ref()
-                    .map_or_else(|| "default".into(), ToString::to_string),
-            ),
-        ];
+        let mut environment = vec![("BATON_AGENT_ID", agent_id.to_string())];
         if let Some(url) = &self.target.url {
             environment.push(("BATON_URL", url.clone()));
         } else {

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use futures::StreamExt;
@@ -20,6 +20,7 @@ use super::input::{self, Texts};
 use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
+use crate::id::TenantId;
 use crate::op::{Op, Route};
 use crate::principal::Principal;
 use crate::trace::Trace;
@@ -32,8 +33,8 @@ const DISCARDED: usize = 16 * BODY;
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// Who calls, as the log shows it, while nobody says who he is.
 const ACTOR: &str = "rest";
-/// The header that names the tenant.
-pub(super) const TENANT: &str = "x-tenant-id";
+/// The header that names the tenant; an answer says by it whose it is.
+pub(super) const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
 /// The variable of the prefix that names the tenant.
 const TENANT_VARIABLE: &str = "tenant";
 
@@ -85,8 +86,11 @@ async fn answer(endpoint: Arc<Endpoint>, request: Request) -> Response {
         .call(request)
         .instrument(Trace::span(trace.as_ref()));
     match call.await {
-        Ok(output) => (
-            [(header::CONTENT_TYPE, "application/json")],
+        Ok((tenant, output)) => (
+            [
+                (header::CONTENT_TYPE, "application/json"),
+                (TENANT, tenant.as_str()),
+            ],
             serde_json::to_vec(&output).unwrap_or_default(),
         )
             .into_response(),
@@ -99,8 +103,8 @@ impl Endpoint {
         &self.app.catalog.ops()[self.op]
     }
 
-    /// Dropping this future withdraws the call, which is what happens when the client goes.
-    async fn call(&self, request: Request) -> Result<Value, Problem> {
+    /// The answer, and for which tenant it is. Dropping this future withdraws the call, which is what happens when the client goes.
+    async fn call(&self, request: Request) -> Result<(TenantId, Value), Problem> {
         let (mut parts, body) = request.into_parts();
         let (tenant, path) = self.path(&mut parts).await?;
         let ctx = match self.ctx(tenant.as_deref(), &parts) {
@@ -130,9 +134,10 @@ impl Endpoint {
         let schema = &self.op().input_schema;
         input::add(&mut input, schema, "path", path)?;
         input::add(&mut input, schema, "query string", query.0)?;
+        let tenant = ctx.tenant().clone();
         tokio::select! {
             biased;
-            output = self.app.catalog.call(ctx, self.op().name, input) => Ok(output?),
+            output = self.app.catalog.call(ctx, self.op().name, input) => Ok((tenant, output?)),
             error = self.app.last_call() => Err(error.into()),
         }
     }

@@ -409,6 +409,9 @@ impl Job {
             ("BATON_ATTEMPT", text("attempt")),
             ("BATON_LEASE_TOKEN", self.claimed.lease.token.clone()),
         ]);
+        if let Some(tenant) = self.worker.remote.tenant() {
+            environment.push(("BATON_TENANT", tenant.to_owned()));
+        }
         if let Some(trace) = &self.trace {
             // What this process has of another trace is no part of this one.
             for (name, variable) in NAMES.into_iter().zip(VARIABLES) {

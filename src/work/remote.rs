@@ -57,6 +57,14 @@ impl Remote {
         Self { side, ..self }
     }
 
+    /// For which tenant calls are, as far as that is known: a server says so with its first answer.
+    pub fn tenant(&self) -> Option<&str> {
+        match &self.side {
+            Side::Local(ctx) => Some(ctx.tenant().as_str()),
+            Side::Rest(client) => client.tenant(),
+        }
+    }
+
     /// Calls the operation `name`.
     ///
     /// # Errors

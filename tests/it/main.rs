@@ -41,6 +41,7 @@ mod mcp_streams;
 mod mcp_wire;
 mod places;
 mod questions;
+mod secrets;
 mod steering;
 mod store;
 mod tasks;
