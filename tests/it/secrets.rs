@@ -163,7 +163,7 @@ fn programs_say_no_secret_however_much_they_say() {
         let admin = home.print(&["key", "create", "--role", "admin"]);
         let admin = admin.trim();
         search.key(admin);
-        let logs = ["--log-level", "trace", "--log-format", format];
+        let logs = ["--log-level", "trace,rmcp=trace", "--log-format", format];
         let serve = [&["--listen", "127.0.0.1:0", "--auth", "keys"], &logs[..]].concat();
         let (server, url) = home.serve_with(&serve);
         let at = |search: &mut Search, key: &str, arguments: &[&str]| {
