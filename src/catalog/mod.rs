@@ -17,7 +17,7 @@ use crate::{access, end_task, executor, orchestrator};
 pub use published::{Published, schemas};
 
 /// Completions of one variable at most (MCP `completion/complete`).
-const COMPLETIONS: usize = 100;
+const COMPLETIONS: u32 = 100;
 /// Whose cursors those of resources are.
 const LIST: &str = "resources/list";
 
@@ -32,11 +32,12 @@ pub struct Suggestions {
 
 impl Suggestions {
     /// How many to ask for: one more than is shown tells whether there are more.
-    const ASKED: u32 = COMPLETIONS as u32 + 1;
+    const ASKED: u32 = COMPLETIONS + 1;
 
     fn of(mut values: Vec<String>) -> Self {
-        let has_more = values.len() > COMPLETIONS;
-        values.truncate(COMPLETIONS);
+        let most = usize::try_from(COMPLETIONS).unwrap_or(usize::MAX);
+        let has_more = values.len() > most;
+        values.truncate(most);
         Self { values, has_more }
     }
 

@@ -236,7 +236,7 @@ impl Door {
     async fn admit(&self, request: Request, next: Next) -> Response {
         let method = request.headers().get(&MCP_METHOD);
         let is = |name: &&str| method.is_some_and(|method| method == name);
-        if ACKNOWLEDGED.iter().any(|name| is(&name)) {
+        if ACKNOWLEDGED.iter().any(is) {
             return self.sign(next.run(request).await).await;
         }
         if !is(&LISTEN) {

@@ -179,31 +179,6 @@ fn a_process_shows_its_key_from_the_environment() {
     let claim = run(&worker, &["call", "task_claim", r#"{"agent_id": "ada"}"#]);
     let claim: Value = serde_json::from_slice(&claim.stdout).unwrap();
     assert_eq!(claim["tasks"][0]["task_id"], "t");
-    // Nobody has named the tenant, but the key is of one.
-    let status = run(&admin, &["status", "--json"]);
-    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-    let counts = json!({"by_state": {"assigned": 1}, "leased": 1});
-    assert_eq!(status["tenants"], json!({"acme": counts}), "{status}");
-    let second = r#"{"description": "x", "task_id": "u"}"#;
-    run(&admin, &["call", "task_dispatch", second]);
-    let exec = "echo \"$BATON_TENANT\"";
-    let worked = run(
-        &worker,
-        &[
-            "work",
-            "--agent-id",
-            "ada",
-            "--once",
-            "--concurrency",
-            "2",
-            "--exec",
-            exec,
-        ],
-    );
-    assert!(worked.status.success(), "{}", complaint(&worked));
-    let done = run(&admin, &["call", "task_get", r#"{"task_id": "u"}"#]);
-    let done: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!(done["result"], "acme", "{done}");
     let observer = run(&admin, &["key", "create", "--role", "observer"]);
     assert!(observer.status.success(), "{}", complaint(&observer));
     let bare = home.command(&["stdio", "--auth", "keys"]).output().unwrap();
@@ -235,4 +210,27 @@ fn a_process_shows_its_key_from_the_environment() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(r#""task_id":"t""#), "{text}");
     assert!(text.contains("forbidden"), "{text}");
+}
+
+#[test]
+fn programs_at_a_server_are_of_the_tenant_of_their_key() {
+    let home = Home::new();
+    let key = ["key", "create", "--tenant", "acme", "--role"];
+    let key = [&key[..], &["orchestrator", "--role", "executor"]].concat();
+    let key = home.print(&key);
+    let (_server, url) = home.serve_with(&["--listen", "127.0.0.1:0", "--auth", "keys"]);
+    let run = |arguments: &[&str]| {
+        let mut command = home.command(&[arguments, &["--url", &url]].concat());
+        let output = command.env("BATON_KEY", key.trim()).output().unwrap();
+        assert!(output.status.success(), "{}", complaint(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()
+    };
+    let task = r#"{"description": "x", "task_id": "t"}"#;
+    run(&["call", "task_dispatch", task]);
+    let status = run(&["status", "--json"]);
+    let counts = json!({"by_state": {"pending": 1}, "leased": 0});
+    assert_eq!(status["tenants"], json!({"acme": counts}), "{status}");
+    run(&["work", "--once", "--exec", "echo \"$BATON_TENANT\""]);
+    let done = run(&["call", "task_get", r#"{"task_id": "t"}"#]);
+    assert_eq!(done["result"], "acme", "{done}");
 }

@@ -1,6 +1,7 @@
 //! No secret leaves: keys, tokens, passwords, and what lets somebody go on with something are planted wherever they may
 //! be, and everything that comes out elsewhere is searched for them.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Output, Stdio};
@@ -19,6 +20,8 @@ use crate::support::mcp::{initialize, modern, tool};
 #[derive(Default)]
 struct Search {
     secrets: Vec<String>,
+    /// How many of them are nowhere at all.
+    keys: usize,
     said: Vec<(String, String)>,
 }
 
@@ -155,6 +158,63 @@ fn run(home: &Home, search: &mut Search, key: &str, arguments: &[&str]) -> Value
     })
 }
 
+/// Makes and uses keys of every kind by programs; how many of the secrets then are keys.
+fn use_keys(search: &mut Search, admin: &str, at: impl Fn(&mut Search, &str, &[&str]) -> Value) {
+    let observer = r#"{"roles": ["observer"]}"#;
+    let made = at(search, admin, &["call", "key_create", observer]);
+    let id = &made["key_id"];
+    let rotate = format!(r#"{{"key_id": {id}, "keep_old_seconds": 60}}"#);
+    let rotated = at(search, admin, &["call", "key_rotate", &rotate]);
+    for key in [&made["key"], &rotated["key"]] {
+        search.key(key.as_str().unwrap());
+    }
+    let task = r#"{"description": "x", "task_id": "t"}"#;
+    at(search, admin, &["call", "task_dispatch", task]);
+    let claim = r#"{"agent_id": "ada", "task_keys": true}"#;
+    let claimed = at(search, admin, &["call", "task_claim", claim]);
+    let task = &claimed["tasks"][0];
+    let (small, lease) = (task["key"].as_str().unwrap(), &task["lease"]["token"]);
+    search.key(small);
+    let refused = at(search, small, &["call", "task_list"]);
+    assert!(refused.is_null(), "{refused}");
+    let mut end = json!({"task_id": "t", "agent_id": "ada", "reason": "success"});
+    end["lease_token"] = lease.clone();
+    let ended = at(search, small, &["call", "task_end", &end.to_string()]);
+    assert_eq!(ended["state"], "completed", "{ended}");
+    let wrong = format!("{}{}", &admin[..20], "0".repeat(64));
+    at(search, &wrong, &["call", "task_list"]);
+    search.key(&wrong);
+    at(search, "marked-nonsense", &["call", "task_list"]);
+    search.secret("marked-nonsense");
+    // What follows is in the database, as it must be.
+    search.keys = search.secrets.len();
+    search.secret(lease.as_str().unwrap());
+    for show in [
+        &["call", "task_get", r#"{"task_id": "t"}"#][..],
+        &["call", "key_list"],
+        &["status"],
+        &["doctor"],
+    ] {
+        let shown = at(search, admin, show);
+        search.hear(&show.join(" "), shown.to_string());
+    }
+}
+
+/// Makes a key over pipes.
+fn use_pipes(home: &Home, search: &mut Search, admin: &str, logs: &[&str]) {
+    let mut pipes = home.command(&[&["stdio", "--auth", "keys"], logs].concat());
+    let pipes = pipes.env("BATON_KEY", admin).stdin(Stdio::piped());
+    let pipes = pipes.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut pipes = pipes.spawn().unwrap();
+    let input = json!({"roles": ["observer"]});
+    let create = modern("tools/call", tool("key_create", input));
+    writeln!(pipes.stdin.take().unwrap(), "{create}").unwrap();
+    let output = pipes.wait_with_output().unwrap();
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    search.key(made["result"]["structuredContent"]["key"].as_str().unwrap());
+    search.hear("stdio", complaint(&output));
+}
+
 #[test]
 fn programs_say_no_secret_however_much_they_say() {
     for format in ["text", "json"] {
@@ -166,104 +226,28 @@ fn programs_say_no_secret_however_much_they_say() {
         let logs = ["--log-level", "trace,rmcp=trace", "--log-format", format];
         let serve = [&["--listen", "127.0.0.1:0", "--auth", "keys"], &logs[..]].concat();
         let (server, url) = home.serve_with(&serve);
-        let at = |search: &mut Search, key: &str, arguments: &[&str]| {
+        use_keys(&mut search, admin, |search, key, arguments| {
             run(&home, search, key, &[arguments, &["--url", &url]].concat())
-        };
-        let made = at(
-            &mut search,
-            admin,
-            &["call", "key_create", r#"{"roles": ["observer"]}"#],
-        );
-        let rotate = format!(
-            r#"{{"key_id": {}, "keep_old_seconds": 60}}"#,
-            made["key_id"]
-        );
-        let rotated = at(&mut search, admin, &["call", "key_rotate", &rotate]);
-        for key in [&made["key"], &rotated["key"]] {
-            search.key(key.as_str().unwrap());
-        }
-        at(
-            &mut search,
-            admin,
-            &[
-                "call",
-                "task_dispatch",
-                r#"{"description": "x", "task_id": "t"}"#,
-            ],
-        );
-        let claim = r#"{"agent_id": "ada", "task_keys": true}"#;
-        let claimed = at(&mut search, admin, &["call", "task_claim", claim]);
-        let task = &claimed["tasks"][0];
-        let (small, lease) = (task["key"].as_str().unwrap(), &task["lease"]["token"]);
-        search.key(small);
-        let known = search.secrets.len();
-        search.secret(lease.as_str().unwrap());
-        let end =
-            json!({"task_id": "t", "agent_id": "ada", "lease_token": lease, "reason": "success"});
-        let refused = at(&mut search, small, &["call", "task_list"]);
-        assert!(refused.is_null(), "{refused}");
-        let ended = at(&mut search, small, &["call", "task_end", &end.to_string()]);
-        assert_eq!(ended["state"], "completed", "{ended}");
-        for wrong in [
-            &format!("{}{}", &admin[..20], "0".repeat(64)),
-            "marked-nonsense",
-        ] {
-            at(&mut search, wrong, &["call", "task_list"]);
-            search.secret(if wrong.len() > 20 {
-                &wrong[20..]
-            } else {
-                wrong
-            });
-        }
-        for show in [
-            &["call", "task_get", r#"{"task_id": "t"}"#][..],
-            &["call", "key_list"],
-            &["status"],
-            &["doctor"],
-        ] {
-            let shown = at(&mut search, admin, show);
-            search.hear(&show.join(" "), shown.to_string());
-        }
+        });
         visit(&url, admin, &mut search);
         drop(server);
-        search.hear(
-            "serve",
-            std::fs::read_to_string(home.path("serve.log")).unwrap(),
-        );
-        let mut pipes = home.command(&[&["stdio", "--auth", "keys"], &logs[..]].concat());
-        let pipes = pipes.env("BATON_KEY", admin);
-        let pipes = pipes
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut pipes = pipes.spawn().unwrap();
-        let create = modern(
-            "tools/call",
-            tool("key_create", json!({"roles": ["observer"]})),
-        );
-        writeln!(pipes.stdin.take().unwrap(), "{create}").unwrap();
-        let output = pipes.wait_with_output().unwrap();
-        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
-        search.key(made["result"]["structuredContent"]["key"].as_str().unwrap());
-        search.hear("stdio", complaint(&output));
+        let log = std::fs::read_to_string(home.path("serve.log")).unwrap();
+        search.hear("serve", log);
+        use_pipes(&home, &mut search, admin, &logs);
         let other = home.path("other").display().to_string();
         let moved = ["move", "--from", &home.data(), "--to", &other];
         search.hear_all("move", &home.run(&moved));
         search.hear_all("doctor", &home.run(&["doctor"]));
         search.finds_nothing();
         // Nor does the database know a key.
-        let mut stored = Search::default();
-        stored.secrets = search.secrets[..known].to_vec();
-        for file in [
-            "data/baton.db",
-            "data/baton.db-wal",
-            "other/baton.db",
-            "other/baton.db-wal",
-        ] {
-            let bytes = std::fs::read(home.path(file)).unwrap_or_default();
-            stored.hear(file, String::from_utf8_lossy(&bytes));
+        search.secrets.truncate(search.keys);
+        for folder in ["data", "other"] {
+            for file in ["baton.db", "baton.db-wal"] {
+                let bytes = std::fs::read(home.path(folder).join(file)).unwrap_or_default();
+                search.hear(file, String::from_utf8_lossy(&bytes));
+            }
         }
-        stored.finds_nothing();
+        search.finds_nothing();
     }
 }
 
@@ -361,43 +345,23 @@ async fn read_all(server: &HttpServer, ids: &[&str]) -> String {
     read
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_what_others_may_read_or_in_the_log_of_events() {
-    let server = guarded().await;
-    let mut search = Search::default();
-    let made = operate(
-        &server,
-        "acme",
-        "key_create",
-        json!({"roles": ["observer"]}),
-    )
-    .await;
-    let id = json!({"key_id": made["key_id"]});
-    let rotated = operate(&server, "acme", "key_rotate", id.clone()).await;
-    operate(&server, "acme", "key_revoke", id).await;
-    for key in [&made["key"], &rotated["key"]] {
-        search.key(key.as_str().unwrap());
-    }
-    let both = json!({"roles": ["orchestrator", "executor"]});
-    let both = operate(&server, "acme", "key_create", both).await;
-    let both = both["key"].as_str().unwrap();
-    search.key(both);
-    server.show(both);
-    let session = server.session("/mcp", "2025-11-25").await.id;
-    search.secret(&session);
-    for (task, reason) in [
-        ("ends", "success"),
-        ("fails", "failure"),
-        ("asks", ""),
-        ("calls-off", ""),
-    ] {
-        server.dispatch("/mcp", task).await;
+/// Lets ada take tasks and do with each what it is called.
+async fn work(server: &HttpServer, search: &mut Search) {
+    let project = json!({"description": "x", "task_id": "project", "assigned_to": "nobody"});
+    server.use_tool("/mcp", "task_dispatch", project).await;
+    for task in ["success", "failure", "asks", "part"] {
+        let mut input = json!({"description": "x", "task_id": task});
+        if task == "part" {
+            input["parent_task_id"] = "project".into();
+        }
+        server.use_tool("/mcp", "task_dispatch", input).await;
         let claim = json!({"agent_id": "ada", "task_keys": true, "max_concurrent_tasks": 5});
         let claimed = server.use_tool("/mcp", "task_claim", claim).await;
         let held = &claimed["tasks"][0];
-        let (lease, key) = (&held["lease"]["token"], held["key"].as_str().unwrap());
+        assert_eq!(held["task_id"], task, "{claimed}");
+        let lease = &held["lease"]["token"];
         search.secret(lease.as_str().unwrap());
-        search.key(key);
+        search.key(held["key"].as_str().unwrap());
         let hers = |mut fields: Value| {
             fields["task_id"] = task.into();
             fields["agent_id"] = "ada".into();
@@ -408,38 +372,49 @@ async fn no_secret_is_in_what_others_may_read_or_in_the_log_of_events() {
         server.use_tool("/mcp", "task_notify", started).await;
         let beat = json!({"agent_id": "ada", "leases": [{"task_id": task, "lease_token": lease}]});
         server.use_tool("/mcp", "task_heartbeat", beat).await;
-        if task == "asks" {
-            server
-                .use_tool("/mcp", "task_notify", hers(asks("Which?")))
-                .await;
-            let answer = json!({"task_id": task, "answer": "left"});
-            server.use_tool("/mcp", "task_answer", answer).await;
-        } else if task != "calls-off" {
-            server
-                .use_tool("/mcp", "task_end", hers(json!({"reason": reason})))
-                .await;
-        }
+        let (operation, input) = match task {
+            "asks" => ("task_notify", hers(asks("Which?"))),
+            "part" => continue,
+            reason => ("task_end", hers(json!({"reason": reason}))),
+        };
+        server.use_tool("/mcp", operation, input).await;
+        // Refused, with what another one holds.
+        let stale =
+            json!({"task_id": task, "agent_id": "bob", "lease_token": lease, "reason": "success"});
+        let refused = call(server, "/mcp", "task_end", stale).await.body["result"].take();
+        assert!(!code(&refused).is_empty(), "{refused}");
+        search.hear("a refusal", refused.to_string());
     }
-    // Refused, with what another one holds.
-    let stale = json!({"task_id": "asks", "agent_id": "bob", "lease_token": search.secrets[6], "reason": "success"});
-    let refused = call(&server, "/mcp", "task_end", stale).await;
-    assert!(
-        !code(&refused.body["result"]).is_empty(),
-        "{}",
-        refused.text
-    );
-    search.hear("a refusal", refused.text);
-    let mut cancel = modern(
-        "tools/call",
-        tool("task_cancel", json!({"task_id": "calls-off"})),
-    );
+    let answer = json!({"task_id": "asks", "answer": "left"});
+    server.use_tool("/mcp", "task_answer", answer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_what_others_may_read_or_in_the_log_of_events() {
+    let server = guarded().await;
+    let mut search = Search::default();
+    let role = json!({"roles": ["observer"]});
+    let made = operate(&server, "acme", "key_create", role).await;
+    let id = json!({"key_id": made["key_id"]});
+    let rotated = operate(&server, "acme", "key_rotate", id.clone()).await;
+    operate(&server, "acme", "key_revoke", id).await;
+    let both = json!({"roles": ["orchestrator", "executor"]});
+    let both = operate(&server, "acme", "key_create", both).await;
+    for key in [&made, &rotated, &both] {
+        search.key(key["key"].as_str().unwrap());
+    }
+    server.show(both["key"].as_str().unwrap());
+    let session = server.session("/mcp", "2025-11-25").await.id;
+    search.secret(&session);
+    work(&server, &mut search).await;
+    let cancel = tool("task_cancel", json!({"task_id": "project"}));
+    let mut cancel = modern("tools/call", cancel);
     cancel["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] =
         json!({"elicitation": {}});
     let asked = Answer::of(server.modern("/mcp", &cancel)).await;
-    if let Some(state) = asked.body["result"]["requestState"].as_str() {
-        search.secret(state);
-    }
-    let forced = json!({"task_id": "calls-off", "confirm": true});
+    let state = asked.body["result"]["requestState"].as_str();
+    search.secret(state.unwrap_or_else(|| panic!("{}", asked.text)));
+    let forced = json!({"task_id": "project", "confirm": true});
     server.use_tool("/mcp", "task_cancel", forced).await;
     let observer = key_of(&server, "acme", "observer").await;
     search.key(&observer);
@@ -447,14 +422,13 @@ async fn no_secret_is_in_what_others_may_read_or_in_the_log_of_events() {
     let refused = call(&server, "/mcp", "task_claim", json!({"agent_id": "eve"})).await;
     assert_eq!(code(&refused.body["result"]), "forbidden");
     search.hear("a refusal", refused.text);
-    let read = read_all(&server, &["ends", "fails", "asks", "calls-off"]).await;
+    let read = read_all(&server, &["success", "failure", "asks", "part"]).await;
     search.hear("what an observer reads", read);
     let listed = operate(&server, "acme", "key_list", json!({})).await;
     search.hear("key_list", listed.to_string());
     let ctx = server.app.system.ctx("acme".parse().unwrap(), "test");
     let told = ctx.read(|_, tx| events::after(tx, 0, 1_000)).await.unwrap();
-    let kinds: std::collections::BTreeSet<_> =
-        told.iter().map(|event| event.kind.as_str()).collect();
+    let kinds: BTreeSet<_> = told.iter().map(|event| event.kind.as_str()).collect();
     assert!(kinds.len() >= 12, "{kinds:?}");
     for event in &told {
         search.hear(&event.kind, format!("{event:?}"));

@@ -164,7 +164,7 @@ async fn time_that_runs_out_is_told_in_the_trace_of_the_task() {
     let sent = server.app.catalog.call(ctx, "task_dispatch", input).await;
     assert!(sent.is_ok(), "{sent:?}");
     server.claim("ada", &[]).await.unwrap();
-    server.advance(Duration::from_secs(120)).await;
+    server.advance(Duration::from_mins(2)).await;
     let ctx = server.ctx("default");
     let told = ctx.read(|_, tx| events::after(tx, 0, 10)).await.unwrap();
     assert_eq!(told.last().unwrap().kind, "dev.baton.task.failed");
