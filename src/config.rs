@@ -1,6 +1,6 @@
 //! Settings: one declaration each, read from flags, environment and file, in this order of precedence.
 //!
-//! The doc comments are the help texts and the example file. Nothing else reads environment variables.
+//! The doc comments are the help texts and the example file. Besides `places`, nothing else reads environment variables.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::id::TenantId;
+use crate::places::{at_home, default_data};
 use crate::secret::Secret;
 
 /// What a user may set. Every field is a flag, a `BATON_…` variable and a line of `baton.toml`.
@@ -394,79 +395,4 @@ fn auth(mut auth: Vec<Auth>, listen: SocketAddr) -> anyhow::Result<Vec<Auth>> {
 
 fn either<T>(own: Vec<T>, file: Vec<T>) -> Vec<T> {
     if own.is_empty() { file } else { own }
-}
-
-/// Shells expand `~` in some places only, and TOML never: a folder of that name is not what is meant.
-fn at_home(path: PathBuf) -> PathBuf {
-    match (path.strip_prefix("~"), std::env::home_dir()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path,
-    }
-}
-
-/// Where this platform keeps what belongs to a user; `baton install` and `baton doctor` look there.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// The platform, as `std::env::consts::OS` names it.
-    pub os: &'static str,
-    /// The user's home folder.
-    pub home: PathBuf,
-    /// The folder of programs' settings.
-    pub config: PathBuf,
-    /// The folder that this process was started in.
-    pub current: PathBuf,
-}
-
-impl Places {
-    /// The places of the user who runs this process.
-    ///
-    /// # Errors
-    /// There is no home folder, or the current one is gone.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the environment"
-    )]
-    pub fn of_user() -> anyhow::Result<Self> {
-        let home = std::env::home_dir()
-            .filter(|home| home.is_absolute())
-            .context("no home folder found; HOME must name one")?;
-        let named = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|folder| folder.is_absolute())
-        };
-        let config = match std::env::consts::OS {
-            "macos" => home.join("Library/Application Support"),
-            "windows" => named("APPDATA").unwrap_or_else(|| home.join("AppData/Roaming")),
-            _ => named("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
-        };
-        Ok(Self {
-            os: std::env::consts::OS,
-            home,
-            config,
-            current: std::env::current_dir().context("the current folder is gone")?,
-        })
-    }
-}
-
-/// The folder that the platform gives programs for their data.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the environment"
-)]
-fn default_data() -> Option<PathBuf> {
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    if let Some(folder) = folder("XDG_DATA_HOME") {
-        return Some(folder.join("baton"));
-    }
-    let home = std::env::home_dir()?;
-    Some(match std::env::consts::OS {
-        "macos" => home.join("Library/Application Support/baton"),
-        "windows" => folder("LOCALAPPDATA").unwrap_or(home).join("baton"),
-        _ => home.join(".local/share/baton"),
-    })
 }

@@ -11,10 +11,11 @@ use super::data::size;
 use super::hosts::{Host, Scope};
 use super::{Common, block_on, open, print};
 use crate::app::App;
-use crate::config::{Config, Places};
+use crate::config::Config;
 use crate::error::Result;
 use crate::events;
 use crate::outbound::Client;
+use crate::places::Places;
 use crate::store::Place;
 use crate::tasks::counts;
 
