@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 14] = [
         "principal",
         "config",
     ],
-    &["caller", "database", "outbound"],
+    &["caller", "database", "outbound", "tls"],
     &["store"],
     &["throttle"],
     &["ctx"],

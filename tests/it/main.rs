@@ -43,5 +43,7 @@ mod questions;
 mod steering;
 mod store;
 mod tasks;
+mod tls;
+mod tls_program;
 mod work_life;
 mod work_rest;
