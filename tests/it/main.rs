@@ -25,6 +25,7 @@ mod handles_kept;
 mod histories;
 mod http_edge;
 mod http_openapi;
+mod http_pages;
 mod http_rest;
 mod isolation;
 mod lifecycle;
