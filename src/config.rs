@@ -227,6 +227,8 @@ pub struct Config {
     pub tenant: Option<TenantId>,
     /// How callers prove who they are; never empty.
     pub auth: Vec<Auth>,
+    /// Where clients reach this server, if it was said.
+    pub public_url: Option<String>,
     /// Whose tokens are honoured, if any are.
     pub oidc: Option<Oidc>,
     /// The certificate to show, if HTTP is to be spoken over TLS.
@@ -402,6 +404,7 @@ impl Settings {
             database: self.database.or(file.database),
             tenant: self.tenant.or(file.tenant),
             auth,
+            public_url: self.public_url.or(file.public_url),
             oidc,
             tls,
             ca_cert,

@@ -110,13 +110,15 @@ fn greet(app: &App, url: &str) {
     } else {
         " --header \"Authorization: Bearer KEY\""
     };
+    let public_url = app.config.public_url.as_deref();
+    let there = public_url.map_or(url, |url| url.trim_end_matches('/'));
     let text = format!(
         "Baton {} listens on {url}\n\
         \x20 data     {}\n\
         {tenant}\
-        \x20 MCP      {url}/mcp (older clients: {url}/sse)\n\
-        \x20 REST     {url}/docs\n\
-        \x20 connect  claude mcp add --transport http baton {url}/mcp{key}\n",
+        \x20 MCP      {there}/mcp (older clients: {there}/sse)\n\
+        \x20 REST     {there}/docs\n\
+        \x20 connect  claude mcp add --transport http baton {there}/mcp{key}\n",
         env!("CARGO_PKG_VERSION"),
         app.system.store().place(),
     );

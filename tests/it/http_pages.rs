@@ -1,5 +1,7 @@
 //! What browsers need to know before a page of another origin may call, for every route; and what every answer says of itself.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use baton::config::{Auth, Settings};
 use reqwest::Method;
 
@@ -162,10 +164,20 @@ async fn answers_are_kept_nowhere_and_the_page_tells_nobody_where_it_was() {
     says_what_it_is(&page, "/docs");
     assert_eq!(page.header("referrer-policy"), "no-referrer");
     let policy = page.header("content-security-policy");
-    assert!(
-        policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
-        "{policy}"
-    );
+    for part in ["default-src 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    for tag in ["style", "script"] {
+        let (_, rest) = page.text.split_once(&format!("<{tag}>")).unwrap();
+        let (text, rest) = rest.split_once(&format!("</{tag}>")).unwrap();
+        let hash = STANDARD.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()));
+        assert!(
+            policy.contains(&format!("{tag}-src 'sha256-{hash}'")),
+            "{tag}"
+        );
+        assert!(!rest.contains(&format!("<{tag}")), "one {tag} alone");
+    }
     let refused = server
         .request(Method::GET, "/health")
         .header("host", "evil.example");

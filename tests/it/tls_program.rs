@@ -55,6 +55,17 @@ fn every_verb_reaches_a_server_over_tls() {
 }
 
 #[test]
+fn a_server_says_how_it_is_reached_from_elsewhere() {
+    let home = Home::new();
+    let public = ["--public-url", "https://baton.example.com/"];
+    let (_server, url) = home.serve_with(&[&public[..], &["--listen", "127.0.0.1:0"]].concat());
+    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    let greeting = fs::read_to_string(home.path("serve.log")).unwrap();
+    let connect = "claude mcp add --transport http baton https://baton.example.com/mcp\n";
+    assert!(greeting.contains(connect), "{greeting}");
+}
+
+#[test]
 fn the_doctor_looks_at_the_certificate_and_at_the_server_that_shows_it() {
     let (home, authority) = (Home::new(), Authority::new());
     for (shown, found, is_well) in [
