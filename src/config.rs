@@ -1,6 +1,6 @@
 //! Settings: one declaration each, read from flags, environment and file, in this order of precedence.
 //!
-//! The doc comments are the help texts and the example file. Nothing else reads environment variables.
+//! The doc comments are the help texts and the example file. Besides `places`, nothing else reads environment variables.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 use crate::id::TenantId;
+use crate::places::{at_home, default_data};
 use crate::secret::Secret;
 use crate::trace::Trace;
 
@@ -47,6 +48,18 @@ pub struct Settings {
     /// Where clients reach this server, if not where it listens: `https://baton.example.com`
     #[arg(long, env = "BATON_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
+
+    /// PEM file of the certificate to show, the server's own first: serves https://; read again when it changes
+    #[arg(long, env = "BATON_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file of that certificate's private key
+    #[arg(long, env = "BATON_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// PEM file of authorities whose certificates this process trusts, besides the machine's, when it calls a server
+    #[arg(long, env = "BATON_CA_CERT", value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
 
     /// The authorization server whose tokens (JWT) are honoured, as its tokens name it
     #[arg(long, env = "BATON_OIDC_ISSUER", value_name = "URL")]
@@ -92,7 +105,7 @@ pub struct Settings {
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
 
-    /// Origins of browser pages that may call, besides loopback
+    /// Origins of browser pages that may call, besides loopback; `*` stands for all, where callers must prove who they are
     #[arg(
         long = "allowed-origin",
         env = "BATON_ALLOWED_ORIGINS",
@@ -101,6 +114,10 @@ pub struct Settings {
     )]
     #[serde(default)]
     pub allowed_origins: Vec<String>,
+
+    /// Seconds that browsers may remember that an origin may call [default: 600]
+    #[arg(long, env = "BATON_CORS_MAX_AGE", value_name = "SECONDS")]
+    pub cors_max_age: Option<u32>,
 
     /// Reverse proxies whose word is taken for whom they forward (Forwarded, X-Forwarded-For)
     #[arg(
@@ -174,6 +191,17 @@ pub struct Oidc {
     pub role_claim: String,
     /// Where clients reach this server, without a slash at the end.
     pub public_url: String,
+    /// Authorities to trust besides the machine's, when the authorization server is asked for its keys.
+    pub ca_cert: Option<PathBuf>,
+}
+
+/// The files of a certificate and its key.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// The certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// How log lines look.
@@ -200,8 +228,14 @@ pub struct Config {
     pub tenant: Option<TenantId>,
     /// How callers prove who they are; never empty.
     pub auth: Vec<Auth>,
+    /// Where clients reach this server, if it was said.
+    pub public_url: Option<String>,
     /// Whose tokens are honoured, if any are.
     pub oidc: Option<Oidc>,
+    /// The certificate to show, if HTTP is to be spoken over TLS.
+    pub tls: Option<Pair>,
+    /// Authorities to trust besides the machine's.
+    pub ca_cert: Option<PathBuf>,
     /// The key that this process shows.
     pub key: Option<Secret>,
     /// What to log.
@@ -212,6 +246,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Origins that may call, besides loopback.
     pub allowed_origins: Vec<String>,
+    /// How long browsers may remember that.
+    pub cors_max_age: u32,
     /// Reverse proxies whose word is taken.
     pub trusted_proxies: Vec<IpAddr>,
     /// How often somebody may call.
@@ -224,6 +260,17 @@ pub struct Config {
     pub max_listeners: usize,
     /// Connections over HTTP at a time.
     pub max_connections: usize,
+}
+
+impl Config {
+    /// How URLs of this server begin.
+    pub fn scheme(&self) -> &'static str {
+        scheme(self.tls.as_ref())
+    }
+}
+
+fn scheme(tls: Option<&Pair>) -> &'static str {
+    if tls.is_some() { "https" } else { "http" }
 }
 
 /// How often somebody may call, in calls a second.
@@ -275,7 +322,7 @@ impl Settings {
     }
 
     /// Whose tokens are honoured, if any are to be.
-    fn oidc(&self, file: &Self, listen: SocketAddr) -> anyhow::Result<Option<Oidc>> {
+    fn oidc(&self, file: &Self, origin: &str) -> anyhow::Result<Option<Oidc>> {
         let auth = either(self.auth.clone(), file.auth.clone());
         if !auth.contains(&Auth::Oidc) {
             return Ok(None);
@@ -285,7 +332,7 @@ impl Settings {
             "--auth oidc needs --oidc-issuer URL: the authorization server whose tokens are honoured",
         )?;
         let public_url = text(&self.public_url, &file.public_url);
-        let public_url = public_url.unwrap_or_else(|| format!("http://{listen}"));
+        let public_url = public_url.unwrap_or_else(|| origin.to_owned());
         let public_url = public_url.trim_end_matches('/').to_owned();
         let mut audience = either(self.oidc_audience.clone(), file.oidc_audience.clone());
         if audience.is_empty() {
@@ -298,7 +345,30 @@ impl Settings {
             tenant_claim: claim(&self.oidc_tenant_claim, &file.oidc_tenant_claim, "tenant"),
             role_claim: claim(&self.oidc_role_claim, &file.oidc_role_claim, "roles"),
             public_url,
+            ca_cert: path(self.ca_cert.as_ref(), file.ca_cert.as_ref()),
         }))
+    }
+
+    /// The certificate to show, if there is to be one.
+    fn tls(&self, file: &Self) -> anyhow::Result<Option<Pair>> {
+        let cert = path(self.tls_cert.as_ref(), file.tls_cert.as_ref());
+        let key = path(self.tls_key.as_ref(), file.tls_key.as_ref());
+        match (cert, key) {
+            (Some(cert), Some(key)) => Ok(Some(Pair { cert, key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => {
+                bail!("--tls-cert needs --tls-key FILE: the private key of the certificate")
+            }
+            (None, Some(_)) => bail!("--tls-key needs --tls-cert FILE: the certificate of the key"),
+        }
+    }
+
+    fn rates(&self, file: &Self) -> Rates {
+        Rates {
+            per_address: self.rate_per_address.or(file.rate_per_address),
+            per_credential: self.rate_per_credential.or(file.rate_per_credential),
+            per_tenant: self.rate_per_tenant.or(file.rate_per_tenant),
+        }
     }
 
     /// Completes these settings with those of `file`, then with defaults, and checks the whole.
@@ -310,13 +380,12 @@ impl Settings {
             .listen
             .or(file.listen)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5050)));
-        let oidc = self.oidc(&file, listen)?;
-        let auth = auth(either(self.auth, file.auth), listen)?;
-        let rates = Rates {
-            per_address: self.rate_per_address.or(file.rate_per_address),
-            per_credential: self.rate_per_credential.or(file.rate_per_credential),
-            per_tenant: self.rate_per_tenant.or(file.rate_per_tenant),
-        };
+        let tls = self.tls(&file)?;
+        let oidc = self.oidc(&file, &format!("{}://{listen}", scheme(tls.as_ref())))?;
+        let rates = self.rates(&file);
+        let ca_cert = path(self.ca_cert.as_ref(), file.ca_cert.as_ref());
+        let allowed_origins = either(self.allowed_origins, file.allowed_origins);
+        let auth = auth(either(self.auth, file.auth), listen, &allowed_origins)?;
         let data = match self.data.or(file.data) {
             Some(data) => at_home(data),
             None => default_data()
@@ -341,7 +410,10 @@ impl Settings {
             database: self.database.or(file.database),
             tenant: self.tenant.or(file.tenant),
             auth,
+            public_url: self.public_url.or(file.public_url),
             oidc,
+            tls,
+            ca_cert,
             key: self.key.or(file.key),
             log_level: self
                 .log_level
@@ -349,7 +421,8 @@ impl Settings {
                 .unwrap_or_else(|| "info".into()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             allowed_hosts: either(self.allowed_hosts, file.allowed_hosts),
-            allowed_origins: either(self.allowed_origins, file.allowed_origins),
+            allowed_origins,
+            cors_max_age: self.cors_max_age.or(file.cors_max_age).unwrap_or(600),
             trusted_proxies: either(self.trusted_proxies, file.trusted_proxies),
             rates,
             limits: Limits {
@@ -383,8 +456,8 @@ impl Settings {
     }
 }
 
-/// How callers prove who they are to a server that listens on `listen`.
-fn auth(mut auth: Vec<Auth>, listen: SocketAddr) -> anyhow::Result<Vec<Auth>> {
+/// How callers prove who they are to a server that listens on `listen` and that pages of `origins` may call.
+fn auth(mut auth: Vec<Auth>, listen: SocketAddr, origins: &[String]) -> anyhow::Result<Vec<Auth>> {
     if auth.is_empty() {
         auth.push(Auth::None);
     }
@@ -395,64 +468,21 @@ fn auth(mut auth: Vec<Auth>, listen: SocketAddr) -> anyhow::Result<Vec<Auth>> {
             listen.port()
         );
     }
+    if auth.contains(&Auth::None) && origins.iter().any(|origin| origin == "*") {
+        bail!(
+            "--allowed-origin '*' would let every page that somebody opens on this machine do everything; name the origins \
+             that may call, or add --auth keys"
+        );
+    }
     Ok(auth)
+}
+
+fn path(own: Option<&PathBuf>, file: Option<&PathBuf>) -> Option<PathBuf> {
+    own.or(file).cloned().map(at_home)
 }
 
 fn either<T>(own: Vec<T>, file: Vec<T>) -> Vec<T> {
     if own.is_empty() { file } else { own }
-}
-
-/// Shells expand `~` in some places only, and TOML never: a folder of that name is not what is meant.
-fn at_home(path: PathBuf) -> PathBuf {
-    match (path.strip_prefix("~"), std::env::home_dir()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path,
-    }
-}
-
-/// Where this platform keeps what belongs to a user; `baton install` and `baton doctor` look there.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// The platform, as `std::env::consts::OS` names it.
-    pub os: &'static str,
-    /// The user's home folder.
-    pub home: PathBuf,
-    /// The folder of programs' settings.
-    pub config: PathBuf,
-    /// The folder that this process was started in.
-    pub current: PathBuf,
-}
-
-impl Places {
-    /// The places of the user who runs this process.
-    ///
-    /// # Errors
-    /// There is no home folder, or the current one is gone.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the environment"
-    )]
-    pub fn of_user() -> anyhow::Result<Self> {
-        let home = std::env::home_dir()
-            .filter(|home| home.is_absolute())
-            .context("no home folder found; HOME must name one")?;
-        let named = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|folder| folder.is_absolute())
-        };
-        let config = match std::env::consts::OS {
-            "macos" => home.join("Library/Application Support"),
-            "windows" => named("APPDATA").unwrap_or_else(|| home.join("AppData/Roaming")),
-            _ => named("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
-        };
-        Ok(Self {
-            os: std::env::consts::OS,
-            home,
-            config,
-            current: std::env::current_dir().context("the current folder is gone")?,
-        })
-    }
 }
 
 /// The trace that this process was started in (`TRACEPARENT`, `TRACESTATE`, `BAGGAGE`).
@@ -462,26 +492,4 @@ impl Places {
 )]
 pub fn trace() -> Option<Trace> {
     Trace::read(|name| Some(std::env::var(name.to_ascii_uppercase()).ok()?.into()))
-}
-
-/// The folder that the platform gives programs for their data.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the environment"
-)]
-fn default_data() -> Option<PathBuf> {
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    if let Some(folder) = folder("XDG_DATA_HOME") {
-        return Some(folder.join("baton"));
-    }
-    let home = std::env::home_dir()?;
-    Some(match std::env::consts::OS {
-        "macos" => home.join("Library/Application Support/baton"),
-        "windows" => folder("LOCALAPPDATA").unwrap_or(home).join("baton"),
-        _ => home.join(".local/share/baton"),
-    })
 }

@@ -1,11 +1,13 @@
 //! Every HTTP call that leaves this process goes through here: a Baton that calls another one's REST interface, for the
 //! command line and for executors that work over a URL, and documents that an authorization server publishes.
 
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Certificate, Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -43,11 +45,34 @@ pub struct Client {
 
 impl Client {
     /// A client of the server at `base`, such as `http://127.0.0.1:5050`, for `tenant` or the server's own default. It is
-    /// shown `key`.
+    /// shown `key`. Over TLS the authorities of the machine are trusted, and those in the PEM file `authorities`.
     ///
     /// # Errors
-    /// `invalid_input` when `base` is not a URL of HTTP; `internal` when there is no usable TLS.
-    pub fn new(base: &str, tenant: Option<TenantId>, key: Option<Secret>) -> Result<Self> {
+    /// `invalid_input` when `base` is not a URL of HTTP, or there are no authorities in the file; `internal` when there is no
+    /// usable TLS.
+    pub fn new(
+        base: &str,
+        tenant: Option<TenantId>,
+        key: Option<Secret>,
+        authorities: Option<&Path>,
+    ) -> Result<Self> {
+        let builder = trusting(builder(), authorities)?;
+        Ok(Self {
+            tenant,
+            key,
+            ..Self::over(builder, base)?
+        })
+    }
+
+    /// One that shows the server at `base` nothing, and does not ask it who it is: to see whether it lives.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn stranger(base: &str) -> Result<Self> {
+        Self::over(builder().tls_danger_accept_invalid_certs(true), base)
+    }
+
+    fn over(builder: reqwest::ClientBuilder, base: &str) -> Result<Self> {
         let mut url = Url::parse(base)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -63,7 +88,6 @@ impl Client {
         // The whole base counts as a folder, so that a server behind a path prefix is reached.
         let folder = format!("{}/", url.path().trim_end_matches('/'));
         url.set_path(&folder);
-        let builder = builder();
         // A proxy that the environment names leads out of this machine, not back into it.
         let builder = if is_loopback(&url) {
             builder.no_proxy()
@@ -78,8 +102,8 @@ impl Client {
         Ok(Self {
             http,
             base: url,
-            tenant,
-            key,
+            tenant: None,
+            key: None,
             trace: None,
             settled: Arc::default(),
         })
@@ -217,12 +241,12 @@ impl Client {
 pub struct Reader(reqwest::Client);
 
 impl Reader {
-    /// One that asks whoever it is told to: for addresses that the operator names.
+    /// One that asks whoever it is told to: for addresses that the operator names. It trusts `authorities` as a [`Client`] does.
     ///
     /// # Errors
-    /// `internal` when there is no usable TLS.
-    pub fn new() -> Result<Self> {
-        let builder = builder().timeout(DOCUMENT);
+    /// `invalid_input` when there are no authorities in the file; `internal` when there is no usable TLS.
+    pub fn new(authorities: Option<&Path>) -> Result<Self> {
+        let builder = trusting(builder(), authorities)?.timeout(DOCUMENT);
         builder.build().map(Self).map_err(Error::internal)
     }
 
@@ -284,16 +308,56 @@ async fn body(mut response: reqwest::Response, most: usize, from: &Url) -> Resul
 }
 
 fn unreachable(from: &Url, error: reqwest::Error) -> Error {
-    let how = if error.is_timeout() {
-        "did not answer in time"
-    } else if error.is_connect() {
-        "can't be reached; is the server running?"
-    } else {
-        "broke the call off"
+    use rustls::Error::{InvalidCertificate, InvalidMessage};
+    let how = match tls_error(&error) {
+        Some(InvalidCertificate(reason)) => format!(
+            "shows a certificate that is not trusted ({reason}); name its authority with --ca-cert FILE (BATON_CA_CERT)"
+        ),
+        Some(InvalidMessage(_)) => "does not speak TLS; is it http:// that is meant?".to_owned(),
+        Some(other) => format!("can't be agreed with on keys: {other}"),
+        None if error.is_timeout() => "did not answer in time".to_owned(),
+        None if error.is_connect() => "can't be reached; is the server running?".to_owned(),
+        None => "broke the call off".to_owned(),
     };
     let message = format!("{} {how}", shown(from));
     let error = error.without_url();
     Error::unavailable("remote_unreachable", message, Duration::from_secs(1)).with_source(error)
+}
+
+/// What TLS has to say of a failure. An I/O error is not the source of what it wraps.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        let io = error.downcast_ref::<io::Error>();
+        next = match io.and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A builder that trusts the authorities in a PEM file too.
+fn trusting(
+    builder: reqwest::ClientBuilder,
+    authorities: Option<&Path>,
+) -> Result<reqwest::ClientBuilder> {
+    let Some(file) = authorities else {
+        return Ok(builder);
+    };
+    let unusable = |error: &dyn std::fmt::Display| {
+        let message = format!("no authorities in {}: {error}", file.display());
+        Error::invalid("invalid_input", message)
+    };
+    let text = std::fs::read(file).map_err(|error| unusable(&error))?;
+    let found = Certificate::from_pem_bundle(&text).map_err(|error| unusable(&error))?;
+    if found.is_empty() {
+        return Err(unusable(&"it must be PEM (-----BEGIN CERTIFICATE-----)"));
+    }
+    Ok(builder.tls_certs_merge(found))
 }
 
 #[expect(
@@ -408,7 +472,7 @@ mod tests {
 
     #[test]
     fn paths_are_filled_and_stay_below_the_base() {
-        let client = Client::new("http://127.0.0.1:5050/baton/", None, None).unwrap();
+        let client = Client::new("http://127.0.0.1:5050/baton/", None, None, None).unwrap();
         let mut fields = input(json!({"task_id": "a/b c", "reason": "x"}));
         let url = client
             .url("/api/v1/tasks/{task_id}/cancel", &mut fields)
@@ -440,7 +504,7 @@ mod tests {
     #[test]
     fn only_http_urls_are_taken() {
         for bad in ["", "127.0.0.1:5050", "ftp://127.0.0.1", "http://", "/x"] {
-            assert!(Client::new(bad, None, None).is_err(), "{bad:?}");
+            assert!(Client::new(bad, None, None, None).is_err(), "{bad:?}");
         }
     }
 

@@ -14,13 +14,14 @@ const LAYERS: [&[&str]; 14] = [
         "random",
         "id",
         "page",
+        "places",
         "secret",
         "splice",
         "principal",
         "trace",
         "config",
     ],
-    &["caller", "database", "outbound"],
+    &["caller", "database", "outbound", "tls"],
     &["store"],
     &["throttle"],
     &["ctx"],
@@ -55,7 +56,7 @@ const LAYERS: [&[&str]; 14] = [
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
 const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
-    ("config", &["error", "id", "secret", "trace"]),
+    ("config", &["error", "id", "places", "secret", "trace"]),
     ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),
@@ -84,7 +85,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("postgres", &["src/database/", "src/store/"]),
     ("tokio_postgres", &["src/database/", "src/store/listen.rs"]),
     ("reqwest", &["src/outbound.rs"]),
-    ("std::env", &["src/config.rs"]),
+    ("std::env", &["src/config.rs", "src/places.rs"]),
 ];
 
 /// Where the executable lies is not a setting: `baton install` writes it into a client's file.

@@ -1,6 +1,7 @@
 //! The keys of the authorization server whose tokens are honoured: found by discovery, fetched again when a token names one
 //! that is not known, and now and then.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,10 +48,10 @@ struct Metadata {
 }
 
 impl Issuer {
-    pub(super) fn new(url: &str, clock: &Clock) -> Result<Self> {
+    pub(super) fn new(url: &str, clock: &Clock, authorities: Option<&Path>) -> Result<Self> {
         Ok(Self {
             url: url.to_owned(),
-            reader: Reader::new()?,
+            reader: Reader::new(authorities)?,
             clock: clock.clone(),
             keys: Mutex::default(),
             asking: tokio::sync::Mutex::default(),

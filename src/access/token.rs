@@ -30,7 +30,7 @@ impl Tokens {
     pub(super) fn new(settings: Oidc, clock: &Clock) -> Result<Self> {
         ring::install();
         Ok(Self {
-            issuer: Issuer::new(&settings.issuer, clock)?,
+            issuer: Issuer::new(&settings.issuer, clock, settings.ca_cert.as_deref())?,
             settings,
         })
     }

@@ -12,6 +12,7 @@ use super::{Common, block_on, open, print, print_json};
 use crate::config::{self, Config};
 use crate::ctx::choose_tenant;
 use crate::error::{Error, Kind};
+use crate::outbound::Client;
 use crate::work::Remote;
 
 #[derive(clap::Args)]
@@ -53,7 +54,9 @@ impl Target {
             // What stands in a client's configuration is the endpoint; its server is meant.
             let url = url.trim_end_matches('/');
             let url = url.strip_suffix("/mcp").unwrap_or(url);
-            let remote = Remote::rest(url, config.tenant, config.key)?;
+            let trusted = config.ca_cert.as_deref();
+            let client = Client::new(url, config.tenant, config.key, trusted)?;
+            let remote = Remote::rest(client);
             return Ok((remote.traced(config::trace()), None));
         }
         let tenant = choose_tenant(None, config.tenant.as_ref(), &[])?;

@@ -11,12 +11,15 @@ use super::data::size;
 use super::hosts::{Host, Scope};
 use super::{Common, block_on, open, print};
 use crate::app::App;
-use crate::config::{Config, Places};
+use crate::clock::{Clock, Time};
+use crate::config::{Config, Pair};
 use crate::error::Result;
 use crate::events;
 use crate::outbound::Client;
+use crate::places::Places;
 use crate::store::Place;
 use crate::tasks::counts;
+use crate::tls;
 
 /// Free bytes below which the data folder is in trouble, and soon will be.
 const SCARCE: (u64, u64) = (64 << 20, 1 << 30);
@@ -70,6 +73,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn examine(config: Config, findings: &mut Findings) -> anyhow::Result<ExitCode> {
     let on_server = config.database.is_some();
     findings.add("port", port(&config).await);
+    if let Some(pair) = &config.tls {
+        findings.add("certificate", certificate(pair, Clock::system().now()));
+    }
     match open(config) {
         Ok(app) => {
             if let Place::Folder(folder) = app.system.store().place() {
@@ -215,7 +221,7 @@ async fn log(app: &App) -> Finding {
 /// Whether time stands behind what was already written.
 async fn clock(app: &App) -> Finding {
     let now = app.system.clock().now();
-    let newest = async || -> Result<Option<crate::clock::Time>> {
+    let newest = async || -> Result<Option<Time>> {
         let mut newest = None;
         for tenant in counts::of_all_tenants(&app.system).await?.into_keys() {
             let ctx = app.system.on_behalf_of(tenant);
@@ -259,15 +265,28 @@ async fn port(config: &Config) -> Finding {
 
 /// The version of the Baton that answers there.
 async fn health(config: &Config) -> Option<String> {
-    let client = Client::new(
-        &format!("http://{}", config.listen),
-        None,
-        config.key.clone(),
-    )
-    .ok()?;
+    // Its certificate is for the name that clients know it by, not for where it listens.
+    let client = Client::stranger(&format!("{}://{}", config.scheme(), config.listen)).ok()?;
     let health = client.get("/health").await.ok()?;
     let is_ours = health["service"] == "baton";
     is_ours.then(|| health["version"].as_str().map(str::to_owned))?
+}
+
+/// Whether clients would take what a server shows them.
+fn certificate(pair: &Pair, now: Time) -> Finding {
+    let file = pair.cert.display();
+    let renew = "renew it; a server that runs reads the new one by itself";
+    match tls::valid_until(pair) {
+        Err(error) => Broken(
+            format!("{error:#}"),
+            "name both files with --tls-cert and --tls-key".into(),
+        ),
+        Ok(until) if until < now => Broken(format!("{file} has expired at {until}"), renew.into()),
+        Ok(until) if until < now + tls::LATE => {
+            Doubtful(format!("{file} expires at {until}"), renew.into())
+        }
+        Ok(until) => Fine(format!("{file} is valid until {until}")),
+    }
 }
 
 /// Whether a client knows of Baton, and whether what it knows is still there.

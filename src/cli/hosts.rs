@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use serde_json::{Map, Value, json};
 
-use crate::config::Places;
+use crate::places::Places;
 
 /// A client that starts or calls MCP servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -149,14 +149,13 @@ mod tests {
 
     #[test]
     fn every_platform_has_its_paths() {
-        let places = |os, home: &str, config: &str| Places {
-            os,
+        let places = |home: &str, config: &str| Places {
             home: home.into(),
             config: config.into(),
             current: "/home/ada/site".into(),
         };
-        let linux = places("linux", "/home/a", "/home/a/.config");
-        let mac = places("macos", "/Users/a", "/Users/a/Library/Application Support");
+        let linux = places("/home/a", "/home/a/.config");
+        let mac = places("/Users/a", "/Users/a/Library/Application Support");
         for (host, scope, places, file) in [
             (
                 Host::ClaudeDesktop,

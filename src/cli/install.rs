@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::hosts::{Host, Link, Place, Scope};
 use super::{print, print_json};
-use crate::config::Places;
 use crate::id::TenantId;
+use crate::places::Places;
 use crate::splice;
 
 #[derive(clap::Args)]

@@ -117,9 +117,19 @@ const UNSEEN: [(&str, &[&str]); 6] = [
     ("call", EDGE),
     ("status", EDGE),
     ("migrate", EDGE),
-    ("doctor", &["allowed_hosts", "allowed_origins"]),
+    (
+        "doctor",
+        &["allowed_hosts", "allowed_origins", "cors_max_age"],
+    ),
 ];
-const EDGE: &[&str] = &["listen", "allowed_hosts", "allowed_origins"];
+const EDGE: &[&str] = &[
+    "listen",
+    "tls_cert",
+    "tls_key",
+    "allowed_hosts",
+    "allowed_origins",
+    "cors_max_age",
+];
 
 fn command() -> clap::Command {
     UNSEEN

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,7 +10,9 @@ use tokio::net::TcpListener;
 
 use super::open;
 use crate::app::App;
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::tls::Tls;
 use crate::{http, transport};
 
 /// What running requests get to finish, and then the store to close.
@@ -17,17 +20,22 @@ const GRACE: (Duration, Duration) = (Duration::from_secs(7), Duration::from_secs
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut stop = StopSignals::listen()?;
+    let pair = config.tls.clone();
+    let tls = pair
+        .map(|pair| Tls::open(pair, Clock::system()))
+        .transpose()?;
+    let tls = tls.map(Arc::new);
     let listener = bind(&config).await?;
     raise_file_limit();
     let app = open(config)?;
     app.start_workers();
     let address = listener.local_addr()?;
-    greet(&app, &format!("http://{address}"));
+    greet(&app, &format!("{}://{address}", app.config.scheme()));
     let router = transport::router(&app);
-    let mut serving = std::pin::pin!(http::serve(app.clone(), listener, router));
+    let mut serving = std::pin::pin!(http::serve(app.clone(), listener, tls.clone(), router));
     let served = tokio::select! {
         served = &mut serving => served,
-        signal = stop.next() => {
+        signal = stop.last(tls) => {
             tracing::info!("{signal} received, stopping");
             app.stopping().cancel();
             // Whoever does not finish in time sees its connection end.
@@ -80,9 +88,10 @@ async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
-            "port {} is taken, perhaps by another Baton (`baton status --url http://{address}` tells); stop that one, or \
+            "port {} is taken, perhaps by another Baton (`baton status --url {}://{address}` tells); stop that one, or \
              choose another port with --listen {}:{} (0 takes a free one)",
             address.port(),
+            config.scheme(),
             address.ip(),
             address.port().wrapping_add(1)
         ),
@@ -101,13 +110,15 @@ fn greet(app: &App, url: &str) {
     } else {
         " --header \"Authorization: Bearer KEY\""
     };
+    let public_url = app.config.public_url.as_deref();
+    let there = public_url.map_or(url, |url| url.trim_end_matches('/'));
     let text = format!(
         "Baton {} listens on {url}\n\
         \x20 data     {}\n\
         {tenant}\
-        \x20 MCP      {url}/mcp (older clients: {url}/sse)\n\
-        \x20 REST     {url}/docs\n\
-        \x20 connect  claude mcp add --transport http baton {url}/mcp{key}\n",
+        \x20 MCP      {there}/mcp (older clients: {there}/sse)\n\
+        \x20 REST     {there}/docs\n\
+        \x20 connect  claude mcp add --transport http baton {there}/mcp{key}\n",
         env!("CARGO_PKG_VERSION"),
         app.system.store().place(),
     );
@@ -146,6 +157,19 @@ impl StopSignals {
             _ = terminate.1.recv() => terminate.0,
             _ = interrupt.1.recv() => interrupt.0,
             _ = hangup.1.recv() => hangup.0,
+        }
+    }
+
+    /// Returns the name of the next one that stops a server. Where there is a certificate, SIGHUP asks to read it again.
+    async fn last(&mut self, tls: Option<Arc<Tls>>) -> &'static str {
+        loop {
+            match (self.next().await, &tls) {
+                ("SIGHUP", Some(tls)) => {
+                    let tls = tls.clone();
+                    let _ = tokio::task::spawn_blocking(move || tls.reload()).await;
+                }
+                (signal, _) => return signal,
+            }
         }
     }
 

@@ -18,7 +18,8 @@ const HOW: &str = "\
   standard input   the task as one line of JSON
   variables        BATON_TASK_ID, BATON_TASK_TYPE, BATON_TITLE, BATON_DESCRIPTION, BATON_PRIORITY,
                    BATON_TASK_DATA (JSON), BATON_ATTEMPT, BATON_LEASE_TOKEN, BATON_AGENT_ID,
-                   BATON_TENANT, and BATON_DATA or BATON_URL (so that `baton call` goes there too);
+                   BATON_TENANT, and BATON_DATA or BATON_URL (so that `baton call` goes there too;
+                   with BATON_CA_CERT, if there is one);
                    TRACEPARENT, TRACESTATE, BAGGAGE of a task that was dispatched with them
   standard output  lines {\"progress\": 40, \"current_step\": \"…\"} are progress; the last JSON value is
                    the result, or else the text; {\"result\": …, \"summary\": …, \"next_steps\": […],
@@ -143,6 +144,10 @@ impl Args {
         let mut environment = vec![("BATON_AGENT_ID", agent_id.to_string())];
         if let Some(url) = &self.target.url {
             environment.push(("BATON_URL", url.clone()));
+            if let Some(file) = &config.ca_cert {
+                let file = std::path::absolute(file)?;
+                environment.push(("BATON_CA_CERT", file.display().to_string()));
+            }
         } else {
             // The command may change its folder; the data stays where it is.
             config.data = std::path::absolute(&config.data)?;

@@ -43,6 +43,11 @@ pub(super) const EDGE_CODES: &[(&str, StatusCode, &str)] = &[
         "A browser page of another origin calls; see --allowed-origin.",
     ),
     (
+        "tls_needed",
+        StatusCode::BAD_REQUEST,
+        "The server speaks https:// on this port, and nothing else.",
+    ),
+    (
         "unknown_path",
         StatusCode::NOT_FOUND,
         "There is nothing at this path; /openapi.json has all paths.",
@@ -108,6 +113,29 @@ impl Problem {
             retry_after: None,
         }
     }
+
+    /// The last answer of a connection of HTTP/1 on which nothing else can be said.
+    pub(super) fn into_text(self) -> String {
+        let body = String::from_utf8_lossy(&self.body()).into_owned();
+        format!(
+            "HTTP/1.1 {}\r\ncontent-type: {PROBLEM}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            self.status,
+            body.len()
+        )
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let body = Body {
+            r#type: format!("/docs#error-{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Cancelled"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            details: &self.findings,
+            retry_after_seconds: self.retry_after,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
 }
 
 impl From<Error> for Problem {
@@ -127,16 +155,7 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = Body {
-            r#type: format!("/docs#error-{}", self.code),
-            title: self.status.canonical_reason().unwrap_or("Cancelled"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            code: self.code,
-            details: &self.findings,
-            retry_after_seconds: self.retry_after,
-        };
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let body = self.body();
         let mut response = (self.status, [(header::CONTENT_TYPE, PROBLEM)], body).into_response();
         if let Some(seconds) = self.retry_after {
             response

@@ -21,8 +21,16 @@ use crate::error::{Error, Kind};
 use crate::trace::Trace;
 
 /// Headers that a page of another origin may read.
-const EXPOSED: &str = "mcp-session-id, retry-after, allow, www-authenticate";
-const METHODS: &str = "GET, POST, PATCH, DELETE";
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "mcp-session-id, mcp-protocol-version, retry-after, allow, www-authenticate",
+);
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
+/// What every answer says: that it is what it claims to be, and belongs to who asked.
+const AS_ANNOUNCED: HeaderValue = HeaderValue::from_static("nosniff");
+const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
+const BY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+/// That a browser shall come back over TLS, for a year.
+const SECURELY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// What everybody may see: whether the server lives, and what it takes.
 const OPEN: [&str; 5] = ["/", "/health", "/ready", "/docs", "/openapi.json"];
@@ -36,12 +44,16 @@ pub(super) struct Guard {
     access: Arc<Access>,
     proxies: Vec<IpAddr>,
     names: Names,
+    /// How long browsers may remember what a preflight was answered, in seconds.
+    max_age: HeaderValue,
 }
 
 /// Which hosts may be addressed and which origins may call, besides loopback.
 struct Names {
     hosts: Vec<Authority>,
     origins: Vec<String>,
+    /// Whether this server speaks TLS.
+    is_secure: bool,
 }
 
 impl Guard {
@@ -62,7 +74,9 @@ impl Guard {
                 origins: origins
                     .map(|origin| origin.trim_end_matches('/').to_owned())
                     .collect(),
+                is_secure: config.tls.is_some(),
             },
+            max_age: config.cors_max_age.into(),
         })
     }
 }
@@ -121,7 +135,11 @@ impl Names {
         let origin = value.to_str().unwrap_or_default();
         let parsed: Option<Uri> = origin.parse().ok();
         if let Some(authority) = parsed.as_ref().and_then(Uri::authority) {
-            if authority.as_str().eq_ignore_ascii_case(host.as_str()) {
+            let is_own = authority.as_str().eq_ignore_ascii_case(host.as_str());
+            // Behind a proxy the browser's scheme is not ours. A page without TLS may be anybody's on its way.
+            if is_own
+                && (!self.is_secure || parsed.as_ref().and_then(Uri::scheme_str) == Some("https"))
+            {
                 return Ok(None);
             }
             if is_loopback(authority.host()) {
@@ -134,6 +152,9 @@ impl Names {
             .any(|allowed| allowed.eq_ignore_ascii_case(origin))
         {
             return Ok(Some(value.clone()));
+        }
+        if self.origins.iter().any(|allowed| allowed == "*") {
+            return Ok(Some(HeaderValue::from_static("*")));
         }
         Err(Problem::new(
             "origin_not_allowed",
@@ -265,52 +286,54 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let names = &guard.names;
-    let checked = names
-        .check_host(request.uri(), request.headers())
-        .and_then(|host| names.check_origin(&host, request.headers()));
-    let origin = match checked {
-        Ok(origin) => origin,
-        Err(problem) => return problem.into_response(),
-    };
-    let Some(origin) = origin else {
-        return guard.let_in(request, next).await;
-    };
-    let asked = request
-        .headers()
-        .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
-        .cloned();
-    let mut response = if request.method() == Method::OPTIONS {
-        preflight(asked)
-    } else {
-        guard.let_in(request, next).await
+    let (names, headers) = (&guard.names, request.headers());
+    let host = names.check_host(request.uri(), headers);
+    // Whoever is told of a loopback host would refuse to talk without TLS to anything else on that machine.
+    let is_pinned = names.is_secure && host.as_ref().is_ok_and(|host| !is_loopback(host.host()));
+    let mut response = match host.and_then(|host| names.check_origin(&host, headers)) {
+        Ok(None) => guard.let_in(request, next).await,
+        Ok(Some(origin)) => guard.let_page_in(origin, request, next).await,
+        Err(problem) => problem.into_response(),
     };
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static(EXPOSED),
-    );
-    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, AS_ANNOUNCED);
+    headers.entry(header::CACHE_CONTROL).or_insert(NOT_KEPT);
+    headers.append(header::VARY, BY_ORIGIN);
+    if is_pinned {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURELY);
+    }
     response
 }
 
-/// A browser asks whether a page of an allowed origin may send what it is about to send.
-fn preflight(asked: Option<HeaderValue>) -> Response {
-    let mut response = (
-        StatusCode::NO_CONTENT,
-        [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-            (header::ACCESS_CONTROL_MAX_AGE, "600"),
-        ],
-    )
-        .into_response();
-    if let Some(asked) = asked {
+impl Guard {
+    /// Answers a page of another origin, which may call.
+    async fn let_page_in(&self, origin: HeaderValue, request: Request, next: Next) -> Response {
+        let headers = request.headers();
+        let is_preflight = request.method() == Method::OPTIONS
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let mut response = if is_preflight {
+            self.preflight(headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS))
+        } else {
+            self.let_in(request, next).await
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         response
-            .headers_mut()
-            .insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
     }
-    response
+
+    /// A browser asks whether a page of an allowed origin may send what it is about to send. Any header may come: `mcp-param-…`
+    /// have names without end, and none of them counts unless a credential comes with it.
+    fn preflight(&self, asked: Option<&HeaderValue>) -> Response {
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+        if let Some(asked) = asked {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+        }
+        response
+    }
 }
 
 async fn caught(request: Request, next: Next) -> Response {
@@ -338,6 +361,7 @@ mod tests {
                 "one.example:8443".parse().unwrap(),
             ],
             origins: vec!["https://app.example.com".into()],
+            is_secure: false,
         }
     }
 
@@ -456,6 +480,26 @@ mod tests {
             "",
         ] {
             assert!(check("localhost", origin).is_err(), "{origin}");
+        }
+    }
+
+    #[test]
+    fn over_tls_a_page_without_it_is_not_the_servers_own() {
+        let secure = Names {
+            is_secure: true,
+            ..guard()
+        };
+        let check = |names: &Names, origin: &str| {
+            let host = Authority::from_static("baton.example.com");
+            let origin = headers(&[(header::ORIGIN, origin)]);
+            names.check_origin(&host, &origin).is_ok()
+        };
+        for (origin, plainly, securely) in [
+            ("https://baton.example.com", true, true),
+            ("http://baton.example.com", true, false),
+        ] {
+            assert_eq!(check(&guard(), origin), plainly, "{origin}");
+            assert_eq!(check(&secure, origin), securely, "{origin}");
         }
     }
 }

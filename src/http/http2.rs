@@ -156,6 +156,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::listen::{FAREWELL, HEAD, PING, UNREAD, serve_http2};
+    use super::super::patient::Patient;
     use super::super::rest;
     use super::*;
     use crate::app::App;
@@ -211,6 +212,7 @@ mod tests {
         let (start, mut frames) = (now(), Vec::new());
         let mut tasks = JoinSet::new();
         let here = Ipv4Addr::LOCALHOST.into();
+        let server = Patient::new(server, HEAD, UNREAD);
         tasks.spawn(serve_http2((server, here), router, ends));
         tasks.spawn(async move {
             while let Some(bytes) = sayings.recv().await {

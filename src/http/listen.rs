@@ -16,12 +16,15 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+use super::error::Problem;
 use super::http2::Watch;
 use super::patient::Patient;
+use crate::tls::Tls;
 
 /// How long calls in flight may go on once the server stops. Container runtimes kill ten seconds after they asked, and
 /// the store closes after this.
@@ -36,16 +39,20 @@ const TURNED_AWAY: usize = 64;
 const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 32\r\n\r\ntoo many connections, come back\n";
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a client may take to agree on keys.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// What TLS begins with: a record of the handshake.
+const TLS_BEGINS: u8 = 22;
 /// Requests that one connection of HTTP/2 may have open, and bytes of a head. Without a word hyper allows twice as many.
 const STREAMS: u32 = 100;
 const HEAD_BYTES: u32 = 16 << 10;
 /// How long a client of HTTP/2 may owe the answer to a ping, which it is sent when nothing else shows that it lives.
 pub(super) const PING: Duration = Duration::from_secs(20);
 
-/// Serves `router` on at most `most` connections until `stopping`, then lets calls in flight finish within `grace` and cuts
-/// what is left.
+/// Serves `router`, over TLS if there is a certificate, on at most `most` connections until `stopping`, then lets calls in
+/// flight finish within `grace` and cuts what is left.
 pub(super) async fn listen(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Arc<Tls>>),
     router: Router,
     most: usize,
     stopping: CancellationToken,
@@ -63,17 +70,20 @@ pub(super) async fn listen(
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             if let Ok(turn) = turned_away.clone().try_acquire_owned() {
-                let cut = cut.clone();
+                let (cut, tls) = (cut.clone(), tls.clone());
                 connections.spawn(async move {
-                    let farewell = tokio::time::timeout(FAREWELL, turn_away(stream));
+                    let farewell = tokio::time::timeout(FAREWELL, has_no_room(stream, tls));
                     cut.run_until_cancelled(farewell).await;
                     drop(turn);
                 });
             }
             continue;
         };
-        let ends = (stopping.clone(), cut.clone());
-        connections.spawn(converse((stream, peer), router.clone(), ends, slot));
+        let (router, ends) = (router.clone(), (stopping.clone(), cut.clone()));
+        match tls.clone() {
+            None => connections.spawn(converse((stream, peer), router, ends, slot)),
+            Some(tls) => connections.spawn(converse_over(tls, (stream, peer), router, ends, slot)),
+        };
     }
     drop(listener);
     connections.close();
@@ -91,11 +101,22 @@ pub(super) async fn listen(
     Ok(())
 }
 
-/// Says that there is no room. A socket that is closed with bytes unread is reset, and the answer would be lost with it.
-async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+/// Says that there is no room.
+async fn has_no_room(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<()> {
+    match tls {
+        None => turn_away(stream, NO_ROOM).await,
+        Some(tls) => turn_away(agree(stream, &tls).await?, NO_ROOM).await,
+    }
+}
+
+/// Answers whatever is asked. A socket that is closed with bytes unread is reset, and the answer would be lost with it.
+async fn turn_away(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &str,
+) -> io::Result<()> {
     let mut ignored = [0; 4_096];
-    stream.readable().await?;
-    stream.write_all(NO_ROOM.as_bytes()).await?;
+    let _ = stream.read(&mut ignored).await?;
+    stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     while stream.read(&mut ignored).await? > 0 {}
     Ok(())
@@ -137,6 +158,7 @@ async fn converse(
         spoken = tokio::time::timeout(HEAD, speaks_http2(&stream)) => spoken,
         () = ends.0.cancelled() => return,
     };
+    let stream = Patient::new(stream, HEAD, UNREAD);
     match speaks_http2 {
         Ok(Ok(false)) => serve_http1((stream, peer), router, ends).await,
         // It is much larger than the other one, and much rarer.
@@ -145,13 +167,52 @@ async fn converse(
     }
 }
 
-/// Serves one connection of HTTP/1.
-async fn serve_http1(
+/// As [`converse`], over TLS.
+async fn converse_over(
+    tls: Arc<Tls>,
     (stream, peer): (TcpStream, IpAddr),
     router: Router,
     ends: (CancellationToken, CancellationToken),
+    _slot: OwnedSemaphorePermit,
 ) {
-    let stream = TokioIo::new(Patient::new(stream, HEAD, UNREAD));
+    let agreed = tokio::select! {
+        agreed = tokio::time::timeout(HANDSHAKE, agree(stream, &tls)) => agreed,
+        () = ends.0.cancelled() => return,
+    };
+    let stream = match agreed {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "no TLS came about"),
+        Err(_) => return tracing::debug!("a client took too long to agree on keys"),
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Box::pin(serve_http2((stream, peer), router, ends)).await;
+    } else {
+        serve_http1((stream, peer), router, ends).await;
+    }
+}
+
+/// Agrees with the client on keys. Patience lies beneath, where it sees what the client takes and not what is still to be sent.
+async fn agree(stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<Patient<TcpStream>>> {
+    let mut begin = [TLS_BEGINS];
+    stream.peek(&mut begin).await?;
+    if begin != [TLS_BEGINS] {
+        let detail = "this port speaks TLS; call https:// instead of http://";
+        let answer = Problem::new("tls_needed", detail).into_text();
+        let _ = tokio::time::timeout(FAREWELL, turn_away(stream, &answer)).await;
+        let error = "the client does not speak TLS";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+    let stream = Patient::new(stream, HEAD, UNREAD);
+    tls.acceptor().accept(stream).await
+}
+
+/// Serves one connection of HTTP/1.
+async fn serve_http1(
+    (stream, peer): (impl AsyncRead + AsyncWrite + Unpin + Send + 'static, IpAddr),
+    router: Router,
+    ends: (CancellationToken, CancellationToken),
+) {
+    let stream = TokioIo::new(stream);
     // The router is always ready. A connection keeps room for a call's future; this way it is a pointer.
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
@@ -173,7 +234,7 @@ pub(super) async fn serve_http2(
     let watch = Watch::new();
     let router = watch.over(router);
     let idle = watch.until_idle(HEAD, UNREAD);
-    let stream = TokioIo::new(Patient::new(stream, HEAD, UNREAD));
+    let stream = TokioIo::new(stream);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         router.clone().call(request)
@@ -262,7 +323,7 @@ mod tests {
         let router = Router::new().route("/", get(endless));
         let grace = Duration::from_millis(50);
         let mut serving = JoinSet::new();
-        serving.spawn(listen(listener, router, 1, stopping.clone(), grace));
+        serving.spawn(listen((listener, None), router, 1, stopping.clone(), grace));
         let mut call = TcpStream::connect(address).await.unwrap();
         call.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .await
@@ -282,7 +343,7 @@ mod tests {
         let stopping = CancellationToken::new();
         let router = Router::new().route("/", get(|| async { "here" }));
         let mut serving = JoinSet::new();
-        serving.spawn(listen(listener, router, 8, stopping.clone(), GRACE));
+        serving.spawn(listen((listener, None), router, 8, stopping.clone(), GRACE));
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let mut modern = TcpStream::connect(address).await.unwrap();
         modern.write_all(b"PR").await.unwrap();
@@ -305,5 +366,30 @@ mod tests {
         assert_eq!(frame[3], 4, "the answer begins with settings: {frame:?}");
         stopping.cancel();
         serving.join_next().await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_agree_on_keys_in_time_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = (listener, Some(Arc::new(Tls::unsigned())));
+        let mut serving = JoinSet::new();
+        serving.spawn(listen(
+            port,
+            Router::new(),
+            8,
+            CancellationToken::new(),
+            GRACE,
+        ));
+        for said in [&[][..], &[TLS_BEGINS], &[TLS_BEGINS, 3, 1, 1, 0, 1, 0]] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(said).await.unwrap();
+            let mut heard = [0; 64];
+            let early = tokio::time::timeout(HANDSHAKE / 10 * 9, client.read(&mut heard)).await;
+            assert!(early.is_err(), "{said:?}: {early:?}");
+            let end = tokio::time::timeout(HANDSHAKE / 5, client.read(&mut heard)).await;
+            // What was not read may make it a reset.
+            assert_eq!(end.expect("in time").unwrap_or_default(), 0, "{said:?}");
+        }
     }
 }

@@ -12,29 +12,43 @@ mod openapi;
 mod patient;
 mod rest;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use futures::future::OptionFuture;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::access::METADATA;
 use crate::app::App;
+use crate::tls::Tls;
 use error::Problem;
 use guard::Guard;
 
-/// Serves REST and what `mcp` has on `listener`, until the app stops. Then no connection is accepted any more, calls in
-/// flight have seven seconds to finish, and what is left is cut. The store must be open until this returns.
+/// Serves REST and what `mcp` has on `listener`, over TLS if there is a certificate, until the app stops. Then no connection is
+/// accepted any more, calls in flight have seven seconds to finish, and what is left is cut. The store must be open until this
+/// returns.
 ///
 /// # Errors
 /// The listener is not usable.
-pub async fn serve(app: App, listener: TcpListener, mcp: Router) -> std::io::Result<()> {
+pub async fn serve(
+    app: App,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    mcp: Router,
+) -> std::io::Result<()> {
     let router = guarded(&app, mcp);
     let (most, stopping) = (app.config.max_connections, app.stopping().clone());
-    listen::listen(listener, router, most, stopping, listen::GRACE).await
+    let watching = tls.clone().map(|tls| tls.watch(stopping.clone()));
+    let port = (listener, tls);
+    let serving = listen::listen(port, router, most, stopping, listen::GRACE);
+    let (served, _) = tokio::join!(serving, OptionFuture::from(watching));
+    served
 }
 
 /// All that is served: `mcp` and everything else, behind the guard.
@@ -100,10 +114,7 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 fn answer(status: StatusCode, body: &serde_json::Value) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
+    let headers = [(header::CONTENT_TYPE, "application/json")];
     (status, headers, body.to_string()).into_response()
 }
 

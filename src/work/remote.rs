@@ -9,9 +9,7 @@ use serde_json::{Map, Value};
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::id::TenantId;
 use crate::outbound::Client;
-use crate::secret::Secret;
 use crate::trace::Trace;
 
 /// Where calls go. Cheap to clone.
@@ -36,15 +34,12 @@ impl Remote {
         }
     }
 
-    /// Calls go to the server at `url`, such as `http://127.0.0.1:5050`, and show it `key`.
-    ///
-    /// # Errors
-    /// `url` is no such address.
-    pub fn rest(url: &str, tenant: Option<TenantId>, key: Option<Secret>) -> Result<Self> {
-        Ok(Self {
+    /// Calls go to a server.
+    pub fn rest(client: Client) -> Self {
+        Self {
             catalog: Arc::new(Catalog::new()),
-            side: Side::Rest(Client::new(url, tenant, key)?),
-        })
+            side: Side::Rest(client),
+        }
     }
 
     /// The same, whose calls are part of `trace`.

@@ -48,7 +48,7 @@ async fn serve() -> anyhow::Result<()> {
         stopping.cancel();
     });
     let router = baton::transport::router(&app);
-    baton::http::serve(app.clone(), listener, router).await?;
+    baton::http::serve(app.clone(), listener, None, router).await?;
     app.stop().await;
     Ok(())
 }

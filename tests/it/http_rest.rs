@@ -297,7 +297,7 @@ async fn the_historic_path_takes_the_strict_payload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_calls_routes_and_gets_errors_back_as_they_were() {
     let server = HttpServer::start().await;
-    let client = Client::new(&server.url(""), Some(tenant("acme")), None).unwrap();
+    let client = Client::new(&server.url(""), Some(tenant("acme")), None, None).unwrap();
     let input = |value: Value| value.as_object().cloned().unwrap();
     let catalog = server.app.catalog.clone();
     let dispatch = &catalog.op("task_dispatch").unwrap().routes[0];
@@ -335,7 +335,7 @@ async fn the_client_calls_routes_and_gets_errors_back_as_they_were() {
 
     let gone = server.url("");
     server.stop().await;
-    let error = Client::new(&gone, None, None)
+    let error = Client::new(&gone, None, None, None)
         .unwrap()
         .get("/health")
         .await
@@ -346,7 +346,7 @@ async fn the_client_calls_routes_and_gets_errors_back_as_they_were() {
 /// Calls an operation by its canonical route, and holds what it answers to the schema that it publishes.
 async fn checked(server: &HttpServer, name: &str, input: Value) -> Value {
     let op = server.app.catalog.op(name).unwrap();
-    let client = Client::new(&server.url(""), None, None).unwrap();
+    let client = Client::new(&server.url(""), None, None, None).unwrap();
     let fields = input.as_object().cloned().unwrap();
     let route = &op.routes[0];
     let output = client.call(route.method, route.path, fields).await.unwrap();

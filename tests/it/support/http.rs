@@ -9,8 +9,9 @@ use baton::app::App;
 use baton::clock::Clock;
 use baton::config::Settings;
 use baton::random::Random;
-use reqwest::Method;
+use baton::tls::Tls;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Certificate, Method};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::home::Home;
 use super::mcp::in_time;
+use super::tls::{Authority, Shown};
 use super::wire::{self, Wire};
 
 /// How a server is to be started.
@@ -29,6 +31,7 @@ pub(crate) struct Builder {
     long_way: bool,
     home: Option<Arc<Home>>,
     wire: Wire,
+    tls: Option<(Authority, Shown)>,
 }
 
 impl Builder {
@@ -63,17 +66,29 @@ impl Builder {
         self
     }
 
+    /// With a certificate.
+    pub(crate) fn tls(mut self, authority: Authority, shown: &Shown) -> Self {
+        self.tls = Some((authority, shown.clone()));
+        self
+    }
+
     /// Starts it.
     pub(crate) async fn start(self) -> HttpServer {
         let home = self.home.unwrap_or_else(|| Arc::new(Home::new()));
         let mut settings = self.settings;
         home.settle(&mut settings);
+        if let Some((_, shown)) = &self.tls {
+            let pair = shown.write(home.path());
+            (settings.tls_cert, settings.tls_key) = (Some(pair.cert), Some(pair.key));
+        }
         let config = settings.complete(Settings::default()).unwrap();
         let (clock, random) = if self.foreseeable {
             (Clock::manual(super::START), Random::seeded(7))
         } else {
             (Clock::system(), Random::system())
         };
+        let pair = config.tls.clone();
+        let tls = pair.map(|pair| Arc::new(Tls::open(pair, clock.clone()).unwrap()));
         let app = App::open(config, clock, random).unwrap();
         app.start_workers();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,14 +101,17 @@ impl Builder {
         };
         let record = from_fn_with_state(self.wire.clone(), wire::record);
         let mcp = mcp.layer(record).merge(self.extra);
-        serving.spawn(baton::http::serve(app.clone(), listener, mcp));
+        serving.spawn(baton::http::serve(app.clone(), listener, tls.clone(), mcp));
+        let authority = self.tls.map(|(authority, _)| authority);
         HttpServer {
             app,
             address,
             home,
             serving,
-            http: RwLock::new(client(HeaderMap::new())),
+            http: RwLock::new(client(HeaderMap::new(), authority.as_ref())),
             wire: self.wire,
+            tls,
+            authority,
         }
     }
 }
@@ -102,10 +120,12 @@ impl Builder {
     clippy::disallowed_methods,
     reason = "a test looks at the server from outside, past the program's own client"
 )]
-fn client(headers: HeaderMap) -> reqwest::Client {
+fn client(headers: HeaderMap, authority: Option<&Authority>) -> reqwest::Client {
     // It fails only when another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().no_proxy();
+    let trusted = authority.map(|authority| Certificate::from_pem(authority.pem().as_bytes()));
+    let builder = builder.tls_certs_merge(trusted.transpose().unwrap());
     builder.default_headers(headers).build().unwrap()
 }
 
@@ -119,6 +139,9 @@ pub(crate) struct HttpServer {
     http: RwLock<reqwest::Client>,
     /// What it said to clients of MCP.
     pub(crate) wire: Wire,
+    /// What it shows, if it speaks TLS, and who signed that.
+    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) authority: Option<Authority>,
 }
 
 impl Drop for HttpServer {
@@ -140,7 +163,7 @@ impl HttpServer {
 
     /// The address of `path`.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.app.config.scheme(), self.address)
     }
 
     /// From here on every request shows this key.
@@ -148,7 +171,7 @@ impl HttpServer {
         let mut headers = HeaderMap::new();
         let bearer = format!("Bearer {key}").parse().unwrap();
         headers.insert("authorization", bearer);
-        *self.http.write().unwrap() = client(headers);
+        *self.http.write().unwrap() = client(headers, self.authority.as_ref());
     }
 
     /// From here on every request has these headers, and shows no key.
@@ -160,7 +183,7 @@ impl HttpServer {
                 HeaderValue::from_static(value),
             )
         });
-        *self.http.write().unwrap() = client(pairs.collect());
+        *self.http.write().unwrap() = client(pairs.collect(), self.authority.as_ref());
     }
 
     /// A request, to be completed and sent.

@@ -8,6 +8,7 @@ pub(crate) mod mcp;
 pub(crate) mod model;
 pub(crate) mod schema;
 pub(crate) mod sse;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 use std::sync::Arc;
