@@ -7,12 +7,13 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 use crate::id::TenantId;
 use crate::places::{at_home, default_data};
 use crate::secret::Secret;
+use crate::trace::Trace;
 
 /// What a user may set. Every field is a flag, a `BATON_…` variable and a line of `baton.toml`.
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
@@ -312,7 +313,12 @@ impl Settings {
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("can't read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            // The line itself may hold a key or a password.
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.unwrap_or_default().matches('\n').count() + 1;
+            anyhow!("{}, line {line}: {}", path.display(), error.message())
+        })
     }
 
     /// Whose tokens are honoured, if any are to be.
@@ -477,4 +483,13 @@ fn path(own: Option<&PathBuf>, file: Option<&PathBuf>) -> Option<PathBuf> {
 
 fn either<T>(own: Vec<T>, file: Vec<T>) -> Vec<T> {
     if own.is_empty() { file } else { own }
+}
+
+/// The trace that this process was started in (`TRACEPARENT`, `TRACESTATE`, `BAGGAGE`).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the environment"
+)]
+pub fn trace() -> Option<Trace> {
+    Trace::read(|name| Some(std::env::var(name.to_ascii_uppercase()).ok()?.into()))
 }

@@ -1,5 +1,6 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::principal::Principal;
 use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
 use crate::throttle::Throttle;
+use crate::trace::Trace;
 
 /// How long a worker's work is one process's without word from it.
 const HOLD: Duration = Duration::from_secs(3);
@@ -110,6 +112,7 @@ impl System {
             actor: "baton".into(),
             principal: None,
             caller: None,
+            trace: None,
         }
     }
 
@@ -121,6 +124,7 @@ impl System {
             actor: actor.into(),
             principal: None,
             caller: None,
+            trace: None,
         }
     }
 
@@ -161,6 +165,7 @@ pub struct Ctx {
     /// Who was let in; `None` where nobody is asked who he is.
     principal: Option<Arc<Principal>>,
     caller: Option<Arc<Caller>>,
+    trace: Option<Arc<Trace>>,
 }
 
 impl Ctx {
@@ -177,6 +182,18 @@ impl Ctx {
             self.principal = Some(principal.clone());
         }
         self
+    }
+
+    /// The same call, as part of its caller's trace.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace.map(Arc::new);
+        self
+    }
+
+    /// The span of what this call logs.
+    pub fn span(&self) -> tracing::Span {
+        Trace::span(self.trace.as_deref())
     }
 
     /// Who was let in; `None` where nobody is asked who he is.
@@ -312,7 +329,9 @@ impl Ctx {
         self.system
             .0
             .store
-            .write(&self.tenant, move |tx| operation(&scope, tx))
+            .write(&self.tenant, move |tx| {
+                scope.logged(|| operation(&scope, tx))
+            })
             .await
     }
 
@@ -329,7 +348,9 @@ impl Ctx {
         self.system
             .0
             .store
-            .read(&self.tenant, move |tx| operation(&scope, tx))
+            .read(&self.tenant, move |tx| {
+                scope.logged(|| operation(&scope, tx))
+            })
             .await
     }
 
@@ -340,6 +361,7 @@ impl Ctx {
             now: self.system.0.clock.now(),
             steady: self.system.0.clock.steady(),
             principal: self.principal.clone(),
+            trace: self.trace.clone(),
             system: self.system.clone(),
         }
     }
@@ -352,6 +374,7 @@ pub struct Scope {
     now: Time,
     steady: Time,
     principal: Option<Arc<Principal>>,
+    trace: Option<Arc<Trace>>,
     system: System,
 }
 
@@ -366,6 +389,23 @@ impl Scope {
         self.principal.as_deref()
     }
 
+    /// The trace that the call is part of.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_deref()
+    }
+
+    /// The same for something that came with `trace`: what happens to it belongs there, unless the call says where it
+    /// belongs.
+    pub fn within(&self, trace: Option<&Trace>) -> Cow<'_, Self> {
+        match trace {
+            Some(trace) if self.trace.is_none() => Cow::Owned(Self {
+                trace: Some(Arc::new(trace.clone())),
+                ..self.clone()
+            }),
+            _ => Cow::Borrowed(self),
+        }
+    }
+
     /// The wall clock, for timestamps.
     pub fn now(&self) -> Time {
         self.now
@@ -374,6 +414,11 @@ impl Scope {
     /// The clock of leases, timeouts and retries.
     pub fn steady(&self) -> Time {
         self.steady
+    }
+
+    /// Runs a part of the call on another thread, where what it logs says whose it is too.
+    fn logged<T>(&self, work: impl FnOnce() -> T) -> T {
+        Trace::span(self.trace()).in_scope(work)
     }
 
     /// Randomness.

@@ -3,7 +3,7 @@
 //!
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
-//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], `places`, [`config`]: foundations;
+//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`trace`], `places`, [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown;
 //! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
@@ -47,5 +47,6 @@ pub mod store;
 pub mod tasks;
 pub mod throttle;
 pub mod tls;
+pub mod trace;
 pub mod transport;
 pub mod work;

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Certificate, Method, StatusCode, Url};
@@ -14,6 +15,7 @@ use crate::codes;
 use crate::error::{Error, Finding, Kind, Result};
 use crate::id::TenantId;
 use crate::secret::Secret;
+use crate::trace::Trace;
 
 /// Time to reach a server.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,6 +38,9 @@ pub struct Client {
     base: Url,
     tenant: Option<TenantId>,
     key: Option<Secret>,
+    trace: Option<Trace>,
+    /// For which tenant the server takes its calls, once it has said so.
+    settled: Arc<OnceLock<String>>,
 }
 
 impl Client {
@@ -72,7 +77,12 @@ impl Client {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| {
-                let message = format!("{base:?} is not a URL such as http://127.0.0.1:5050");
+                let shown = if base.contains(['@', '?']) {
+                    "the address".to_owned()
+                } else {
+                    format!("{base:?}")
+                };
+                let message = format!("{shown} is not a URL such as http://127.0.0.1:5050");
                 Error::invalid("invalid_input", message)
             })?;
         // The whole base counts as a folder, so that a server behind a path prefix is reached.
@@ -94,7 +104,21 @@ impl Client {
             base: url,
             tenant: None,
             key: None,
+            trace: None,
+            settled: Arc::default(),
         })
+    }
+
+    /// For which tenant the server has taken calls so far.
+    pub fn tenant(&self) -> Option<&str> {
+        self.settled.get().map(String::as_str)
+    }
+
+    /// The same, whose calls are part of `trace`.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Calls `method` on `path`, whose `{name}` segments are filled from `input`; the rest of `input` goes into the query
@@ -177,6 +201,10 @@ impl Client {
             Some(key) => request.bearer_auth(key.reveal()),
             None => request,
         };
+        let parts = self.trace.iter().flat_map(Trace::parts);
+        let request = parts.fold(request, |request, (name, value)| {
+            request.header(name, value)
+        });
         let response = request
             .send()
             .await
@@ -187,10 +215,16 @@ impl Client {
             .get(reqwest::header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
+        let tenant = response.headers().get(TENANT);
+        let tenant = tenant.and_then(|tenant| tenant.to_str().ok());
+        if let Some(tenant) = tenant.filter(|_| status.is_success()) {
+            self.settled.get_or_init(|| tenant.to_owned());
+        }
         let body = self.body(response).await?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| {
-                let message = format!("{} answered what is not JSON; is it a Baton?", self.base);
+                let base = shown(&self.base);
+                let message = format!("{base} answered what is not JSON; is it a Baton?");
                 Error::new(Kind::Unavailable, "remote_error", message).with_source(error)
             });
         }
@@ -234,14 +268,30 @@ impl Reader {
         let status = response.status();
         let body = body(response, PUBLISHED, &url).await?;
         if !status.is_success() {
-            let message = format!("{url} answered {status}");
+            let message = format!("{} answered {status}", shown(&url));
             return Err(Error::new(Kind::Unavailable, "remote_error", message));
         }
         serde_json::from_slice(&body).map_err(|error| {
-            let message = format!("{url} is not the document that was expected");
+            let message = format!("{} is not the document that was expected", shown(&url));
             Error::new(Kind::Unavailable, "remote_error", message).with_source(error)
         })
     }
+}
+
+/// A URL without what may be a secret in it: who calls, with what password, and its query.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // What can't have them has none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
+/// As people see the address that they gave.
+pub fn address(text: &str) -> String {
+    let url = Url::parse(text);
+    url.map_or_else(|_| String::new(), |url| shown(&url))
 }
 
 async fn body(mut response: reqwest::Response, most: usize, from: &Url) -> Result<Vec<u8>> {
@@ -249,7 +299,7 @@ async fn body(mut response: reqwest::Response, most: usize, from: &Url) -> Resul
     let broken = |error| unreachable(from, error);
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > most {
-            let message = format!("{from} answered more than {most} bytes");
+            let message = format!("{} answered more than {most} bytes", shown(from));
             return Err(Error::new(Kind::Unavailable, "remote_error", message));
         }
         body.extend_from_slice(&chunk);
@@ -269,7 +319,8 @@ fn unreachable(from: &Url, error: reqwest::Error) -> Error {
         None if error.is_connect() => "can't be reached; is the server running?".to_owned(),
         None => "broke the call off".to_owned(),
     };
-    let message = format!("{from} {how}");
+    let message = format!("{} {how}", shown(from));
+    let error = error.without_url();
     Error::unavailable("remote_unreachable", message, Duration::from_secs(1)).with_source(error)
 }
 

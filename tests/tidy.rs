@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 14] = [
         "secret",
         "splice",
         "principal",
+        "trace",
         "config",
     ],
     &["caller", "database", "outbound", "tls"],
@@ -55,7 +56,7 @@ const LAYERS: [&[&str]; 14] = [
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
 const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
-    ("config", &["error", "id", "places", "secret"]),
+    ("config", &["error", "id", "places", "secret", "trace"]),
     ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),

@@ -288,18 +288,27 @@ pub async fn tenant_of(system: &System, id: &str) -> Result<Option<TenantId>> {
     found.map(|kept| kept.tenant).ok_or_else(|| unknown(id))
 }
 
+/// Whose cursors these are.
+const LIST: &str = "key_list";
+
 fn list(_: &Scope, tx: &mut Tx<'_>, input: &List) -> Result<Listed> {
-    let behind = input.cursor.as_deref().map(Position::decode).transpose()?;
+    let cursor = input.cursor.as_deref();
+    let behind = cursor
+        .map(|cursor| tx.seal(LIST)?.open(cursor))
+        .transpose()?;
     let mut keys = store::list(tx, behind.as_ref(), input.limit + 1)?;
     let limit = usize::try_from(input.limit).unwrap_or(usize::MAX);
     let is_more = keys.len() > limit;
     keys.truncate(limit);
     let last = keys.last().filter(|_| is_more);
     Ok(Listed {
-        next_cursor: last.map(|key| {
-            let id = key.key_id.clone();
-            Position { key: 0, id }.encode()
-        }),
+        next_cursor: last
+            .map(|key| {
+                let id = key.key_id.clone();
+                tx.seal(LIST)
+                    .map(|seal| seal.close(&Position { key: 0, id }))
+            })
+            .transpose()?,
         keys: keys.into_iter().map(View::of).collect(),
     })
 }

@@ -27,6 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events;
 use crate::id::TenantId;
 use crate::principal::{Principal, Tenants};
+use crate::trace::Trace;
 use token::Tokens;
 
 /// How long a key that was looked at is known without another look.
@@ -228,16 +229,18 @@ impl Access {
     /// Writes down that somebody was refused what he wanted before it was clear for which tenant: in the first of his own.
     pub async fn note_stray(
         &self,
-        principal: Option<&Arc<Principal>>,
+        (principal, trace): (Option<&Arc<Principal>>, Option<Trace>),
         wanted: &str,
         error: &Error,
     ) {
         let Some(principal) = principal else { return };
         let Some(tenant) = principal.first_tenant() else {
+            let _span = Trace::span(trace.as_ref()).entered();
             tracing::warn!(who = %principal.name, wanted, code = error.code(), "refused");
             return;
         };
         let ctx = self.system.ctx(tenant.clone(), "").of(Some(principal));
+        let ctx = ctx.traced(trace);
         note_refusal(&ctx, wanted, error).await;
     }
 
@@ -277,6 +280,7 @@ pub async fn note_refusal(ctx: &Ctx, wanted: &str, error: &Error) {
     if ctx.principal().is_none() {
         return;
     }
+    let span = ctx.span();
     let (wanted, code) = (wanted.to_owned(), error.code());
     let reason = error.message().to_owned();
     let noted = ctx.write(move |scope, tx| {
@@ -295,6 +299,7 @@ pub async fn note_refusal(ctx: &Ctx, wanted: &str, error: &Error) {
         .map(drop)
     });
     if let Err(error) = noted.await {
+        let _span = span.entered();
         tracing::warn!(error = ?error, "a refusal could not be written down");
     }
 }

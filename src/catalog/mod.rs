@@ -18,6 +18,36 @@ pub use published::{Published, schemas};
 
 /// Completions of one variable at most (MCP `completion/complete`).
 const COMPLETIONS: u32 = 100;
+/// Whose cursors those of resources are.
+const LIST: &str = "resources/list";
+
+/// What a value may be completed to.
+#[derive(Debug)]
+pub struct Suggestions {
+    /// The best of them, at most a hundred.
+    pub values: Vec<String>,
+    /// Whether there are more.
+    pub has_more: bool,
+}
+
+impl Suggestions {
+    /// How many to ask for: one more than is shown tells whether there are more.
+    const ASKED: u32 = COMPLETIONS + 1;
+
+    fn of(mut values: Vec<String>) -> Self {
+        let most = usize::try_from(COMPLETIONS).unwrap_or(usize::MAX);
+        let has_more = values.len() > most;
+        values.truncate(most);
+        Self { values, has_more }
+    }
+
+    const fn none() -> Self {
+        Self {
+            values: Vec::new(),
+            has_more: false,
+        }
+    }
+}
 
 /// A page of what can be read, with the kind of each, and the cursor that leads to the next page.
 pub type Page<'a> = (Vec<(&'a Resource, Item)>, Option<String>);
@@ -196,7 +226,8 @@ impl Catalog {
         let (first, mut behind) = match cursor {
             None => (0, None),
             Some(cursor) => {
-                let position = Position::decode(cursor)?;
+                let seal = ctx.read(|_, tx| tx.seal(LIST)).await?;
+                let position = seal.open(cursor)?;
                 let (index, id) = position
                     .id
                     .split_once('/')
@@ -229,7 +260,8 @@ impl Catalog {
                     key: next.key,
                     id: format!("{index}/{}", next.id),
                 };
-                return Ok((items, Some(cursor.encode())));
+                let seal = ctx.read(|_, tx| tx.seal(LIST)).await?;
+                return Ok((items, Some(seal.close(&cursor))));
             }
         }
         Ok((items, None))
@@ -270,20 +302,27 @@ impl Catalog {
         template: &str,
         variable: &str,
         prefix: &str,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Suggestions> {
         let kind = self
             .parts
             .resources
             .iter()
             .find(|kind| kind.template == template)
             .ok_or_else(|| unknown_resource(template))?;
+        if !template.contains(&format!("{{{variable}}}")) {
+            return Err(Error::not_found(
+                "unknown_resource",
+                format!("{template} has no variable {variable:?}"),
+            ));
+        }
         if !is_open(ctx, kind) {
-            return Ok(Vec::new());
+            return Ok(Suggestions::none());
         }
         ctx.count()?;
         let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
-        ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, COMPLETIONS))
-            .await
+        let asked = Suggestions::ASKED;
+        let found = ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, asked));
+        found.await.map(Suggestions::of)
     }
 
     /// Values for `argument` of the prompt `name` that begin with `prefix`.
@@ -296,7 +335,7 @@ impl Catalog {
         name: &str,
         argument: &str,
         prefix: &str,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Suggestions> {
         let prompt = self.prompt(name).ok_or_else(|| unknown_prompt(name))?;
         let mut arguments = prompt.arguments.iter();
         let Some(argument) = arguments.find(|known| known.name == argument) else {
@@ -305,9 +344,14 @@ impl Catalog {
                 format!("the prompt {name:?} has no argument {argument:?}"),
             ));
         };
+        // They are found in tasks.
+        if !shows(ctx, Permission::Read) {
+            return Ok(Suggestions::none());
+        }
+        ctx.count()?;
         let (complete, prefix) = (argument.complete, prefix.to_owned());
-        ctx.read(move |scope, tx| complete(scope, tx, &prefix, COMPLETIONS))
-            .await
+        let found = ctx.read(move |scope, tx| complete(scope, tx, &prefix, Suggestions::ASKED));
+        found.await.map(Suggestions::of)
     }
 
     /// The lists that change while the server runs.
@@ -337,12 +381,14 @@ pub fn unknown_prompt(name: &str) -> Error {
 
 /// Whether the caller of `ctx` may see that there are resources of a kind.
 pub fn is_open(ctx: &Ctx, kind: &Resource) -> bool {
-    match (ctx.principal(), kind.permission) {
-        (Some(principal), Some(permission)) => {
-            principal.may_see(permission) && principal.grant.task.is_none()
-        }
-        _ => true,
-    }
+    kind.permission
+        .is_none_or(|permission| shows(ctx, permission))
+}
+
+/// Whether the caller of `ctx` may see everything that a permission is for.
+fn shows(ctx: &Ctx, permission: Permission) -> bool {
+    ctx.principal()
+        .is_none_or(|principal| principal.may_see(permission) && principal.grant.task.is_none())
 }
 
 /// Lets the caller of `ctx` read one resource of a kind.

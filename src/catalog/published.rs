@@ -62,12 +62,14 @@ pub(super) fn prompts() -> Vec<Prompt> {
             arguments: &[
                 Argument {
                     name: "goal",
+                    title: "Goal",
                     description: "What is to be achieved",
                     required: true,
                     complete: recent::titles,
                 },
                 Argument {
                     name: "capabilities",
+                    title: "Capabilities",
                     description: "Capabilities that the executors have, comma-separated",
                     required: false,
                     complete: recent::capabilities,
@@ -82,12 +84,14 @@ pub(super) fn prompts() -> Vec<Prompt> {
             arguments: &[
                 Argument {
                     name: "agent_id",
+                    title: "Your id",
                     description: "Who you are; keep it from call to call",
                     required: true,
                     complete: recent::agents,
                 },
                 Argument {
                     name: "capabilities",
+                    title: "Capabilities",
                     description: "What you can do, comma-separated",
                     required: false,
                     complete: recent::capabilities,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::serve::StopSignals;
 use super::{Common, block_on, open, print, print_json};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ctx::choose_tenant;
 use crate::error::{Error, Kind};
 use crate::outbound::Client;
@@ -56,12 +56,13 @@ impl Target {
             let url = url.strip_suffix("/mcp").unwrap_or(url);
             let trusted = config.ca_cert.as_deref();
             let client = Client::new(url, config.tenant, config.key, trusted)?;
-            return Ok((Remote::rest(client), None));
+            let remote = Remote::rest(client);
+            return Ok((remote.traced(config::trace()), None));
         }
         let tenant = choose_tenant(None, config.tenant.as_ref(), &[])?;
         let app = open(config)?;
         let remote = Remote::local(app.catalog.clone(), app.system.ctx(tenant, actor));
-        Ok((remote, Some(app)))
+        Ok((remote.traced(config::trace()), Some(app)))
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use super::call::Target;
 use super::{Common, block_on, print, print_json};
 use crate::app::{self, App};
+
+use crate::outbound;
 use crate::store::{self, Place};
 use crate::tasks::counts::{self, Counts};
 use crate::work::Remote;
@@ -57,7 +59,8 @@ pub(super) fn migrate(args: Migrate) -> anyhow::Result<ExitCode> {
 
 pub(super) fn relocate(args: &Move) -> anyhow::Result<ExitCode> {
     let place = |text: &str| {
-        if text.contains("://") {
+        // What names a password is no folder, and is not to be shown as one.
+        if text.contains("://") || text.contains("password=") {
             app::place_at(text)
         } else {
             Ok(Place::Folder(text.into()))
@@ -85,9 +88,12 @@ pub(super) fn status(args: Args) -> anyhow::Result<ExitCode> {
             app.stop().await;
             found
         } else {
-            let tenant = tenant.map_or_else(|| "default".to_owned(), |name| name.to_string());
             let counts = of_server(&remote).await?;
-            let place = json!({"url": args.target.url});
+            // Who named none is of the tenant of the key, which the server knows.
+            let named = || tenant.map_or_else(|| "default".to_owned(), |name| name.to_string());
+            let tenant = remote.tenant().map_or_else(named, str::to_owned);
+            let url = args.target.url.as_deref().map(outbound::address);
+            let place = json!({"url": url});
             (place, BTreeMap::from([(tenant, counts)]))
         };
         if args.json {

@@ -18,7 +18,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::Value;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use settings::{example, table as settings_table};
 
@@ -201,13 +205,21 @@ fn begin_logs(config: &Config) -> anyhow::Result<()> {
                 config.log_level
             )
         })?;
+    // Below that, the protocol library logs whole messages, with the keys that are in them.
+    let no_messages = filter_fn(|metadata| {
+        *metadata.level() <= Level::INFO || !metadata.target().starts_with("rmcp")
+    });
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Text => logs.finish().with(no_messages).init(),
+        LogFormat::Json => {
+            // No spans are within others: the current one says it all.
+            let logs = logs.json().flatten_event(true);
+            logs.with_span_list(false).finish().with(no_messages).init();
+        }
     }
     Ok(())
 }

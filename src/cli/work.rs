@@ -19,7 +19,8 @@ const HOW: &str = "\
   variables        BATON_TASK_ID, BATON_TASK_TYPE, BATON_TITLE, BATON_DESCRIPTION, BATON_PRIORITY,
                    BATON_TASK_DATA (JSON), BATON_ATTEMPT, BATON_LEASE_TOKEN, BATON_AGENT_ID,
                    BATON_TENANT, and BATON_DATA or BATON_URL (so that `baton call` goes there too;
-                   with BATON_CA_CERT, if there is one)
+                   with BATON_CA_CERT, if there is one);
+                   TRACEPARENT, TRACESTATE, BAGGAGE of a task that was dispatched with them
   standard output  lines {\"progress\": 40, \"current_step\": \"…\"} are progress; the last JSON value is
                    the result, or else the text; {\"result\": …, \"summary\": …, \"next_steps\": […],
                    \"retryable\": false} says more
@@ -140,16 +141,7 @@ impl Args {
             Some(agent_id) => agent_id,
             None => default_agent_id()?,
         };
-        let mut environment = vec![
-            ("BATON_AGENT_ID", agent_id.to_string()),
-            (
-                "BATON_TENANT",
-                config
-                    .tenant
-                    .as_ref()
-                    .map_or_else(|| "default".into(), ToString::to_string),
-            ),
-        ];
+        let mut environment = vec![("BATON_AGENT_ID", agent_id.to_string())];
         if let Some(url) = &self.target.url {
             environment.push(("BATON_URL", url.clone()));
             if let Some(file) = &config.ca_cert {

@@ -1,15 +1,20 @@
 //! What the two databases say differently. Everything else is one text.
 
-/// A migration's text as PostgreSQL reads it: keys sort by their bytes there as they do in SQLite.
+/// A migration's text as PostgreSQL reads it: keys sort by their bytes there as they do in SQLite, and
+/// random bytes come from elsewhere.
 pub(crate) fn migration_for_postgres(sql: &str) -> String {
     let mut text = String::with_capacity(sql.len() * 2);
     for line in sql.lines() {
         // A column's declaration: `name TEXT …`. Nothing else in a migration says TEXT.
-        text.push_str(&line.replacen(" TEXT", " TEXT COLLATE \"C\"", 1));
+        let line = line.replacen(" TEXT", " TEXT COLLATE \"C\"", 1);
+        text.push_str(&line.replace("randomblob(32)", RANDOM));
         text.push('\n');
     }
     text
 }
+
+/// Bytes that nobody can guess: SQLite's `randomblob(32)`. An UUID has 122 random bits.
+const RANDOM: &str = "uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())";
 
 /// Gives every table with a `tenant_id` the second wall: row-level security. A statement sees the rows of the tenant
 /// that its transaction is for; the store's own statements over all tenants say `*`, which is no tenant's name.
@@ -52,11 +57,11 @@ pub(crate) const HEADS: &str =
 
 /// A group's events and the heads that they move, in one statement.
 pub(crate) const EVENTS: &str = "WITH written AS (
-        INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
+        INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash)
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-            $8::text[], $9::bytea[]))
+            $8::text[], $9::text[], $10::bytea[]))
     INSERT INTO tenants (tenant_id, created_at, sequence, hash)
-    SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::bytea[])
+    SELECT * FROM unnest($11::text[], $12::bigint[], $13::bigint[], $14::bytea[])
     ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash";
 
 /// The database's clock, in microseconds since the epoch.

@@ -13,6 +13,7 @@ use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::NotificationId;
 use crate::store::{Entry, Sequence, Tx};
+use crate::trace::Trace;
 
 pub use store::{after, head, latest_of, verify};
 
@@ -33,6 +34,8 @@ pub struct Event {
     pub time: Time,
     /// What it says.
     pub data: Value,
+    /// The trace that it belongs to (`CloudEvents` distributed tracing extension).
+    pub trace: Option<Trace>,
 }
 
 /// Appends an event about `subject` to the tenant's log.
@@ -77,5 +80,6 @@ fn append_named(
         actor: scope.actor().to_owned(),
         time: scope.now(),
         data: serde_json::to_string(data).map_err(Error::internal)?,
+        trace: scope.trace().map(Trace::line).unwrap_or_default(),
     })
 }

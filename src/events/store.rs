@@ -3,6 +3,7 @@
 use super::Event;
 use crate::error::{Error, Result};
 use crate::store::{Entry, Row, Tx, chain, vals};
+use crate::trace::Trace;
 
 fn event(mut row: Row) -> Result<Event> {
     let (sequence, id): (i64, String) = (row.get(0)?, row.get(1)?);
@@ -19,6 +20,7 @@ fn event(mut row: Row) -> Result<Event> {
         actor: row.get(4)?,
         time: row.get(5)?,
         data: row.json(6)?,
+        trace: Trace::of_line(&row.get::<String>(7)?),
     })
 }
 
@@ -40,7 +42,7 @@ pub fn head(tx: &mut Tx<'_>) -> Result<i64> {
 /// A failure of the database.
 pub fn after(tx: &mut Tx<'_>, sequence: i64, limit: u32) -> Result<Vec<Event>> {
     tx.query(
-        "SELECT sequence, event_id, kind, subject, actor, time, data FROM events
+        "SELECT sequence, event_id, kind, subject, actor, time, data, trace FROM events
          WHERE tenant_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
         &vals![tx.tenant(), sequence, limit],
     )?
@@ -61,7 +63,7 @@ pub fn latest_of(
     limit: u32,
 ) -> Result<Vec<Event>> {
     let rows = tx.query(
-        "SELECT sequence, event_id, kind, subject, actor, time, data FROM events
+        "SELECT sequence, event_id, kind, subject, actor, time, data, trace FROM events
          WHERE tenant_id = $1 AND subject = $2 AND event_id <> '' AND kind >= $3 AND kind < $4
          ORDER BY sequence DESC LIMIT $5",
         &vals![tx.tenant(), subject, from, to, limit],
@@ -76,7 +78,7 @@ pub fn latest_of(
 /// `log_broken` names the first event that does not fit.
 pub fn verify(tx: &mut Tx<'_>, sequence: i64, hash: &[u8], limit: u32) -> Result<(i64, Vec<u8>)> {
     let rows = tx.query(
-        "SELECT sequence, event_id, kind, subject, actor, time, data, hash FROM events
+        "SELECT sequence, event_id, kind, subject, actor, time, data, trace, hash FROM events
          WHERE tenant_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
         &vals![tx.tenant(), sequence, limit],
     )?;
@@ -92,9 +94,10 @@ pub fn verify(tx: &mut Tx<'_>, sequence: i64, hash: &[u8], limit: u32) -> Result
             actor: row.get(4)?,
             time: row.get(5)?,
             data: row.get(6)?,
+            trace: row.get(7)?,
         };
         hash = chain(&hash, number, &entry);
-        if found != number || hash != row.get::<Vec<u8>>(7)? {
+        if found != number || hash != row.get::<Vec<u8>>(8)? {
             return Err(Error::conflict(
                 "log_broken",
                 format!("event {number} is missing or was changed"),

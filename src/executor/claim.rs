@@ -15,6 +15,7 @@ use crate::id::{AgentId, LeaseToken, TaskId};
 use crate::store::Tx;
 use crate::tasks::store::Lane;
 use crate::tasks::{Answer, ExecutionContext, Priority, Problem, Task, TaskType, store, tell};
+use crate::trace::Trace;
 
 /// What an executor offers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -102,6 +103,9 @@ pub(super) struct ClaimedTask {
     /// What this depended on, with the result of each
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub dependency_results: Map<String, Value>,
+    /// The trace of the call that dispatched it: go on with it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
     /// The right to speak for it
     pub lease: LeaseView,
     /// A key that may speak of this task alone, until it ends
@@ -244,6 +248,7 @@ fn view(tx: &mut Tx<'_>, task: Task, key: Option<String>) -> Result<ClaimedTask>
         answers: task.run.answers,
         problems: task.run.problems,
         dependency_results,
+        trace: task.spec.trace,
         lease: LeaseView {
             token: lease.token,
             expires_at: lease.expires_at,

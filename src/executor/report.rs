@@ -294,7 +294,7 @@ pub(crate) fn notify(scope: &Scope, tx: &mut Tx<'_>, input: &Notify) -> Result<N
         metadata: input.metadata.as_ref(),
     };
     let sequence = events::append_as(
-        scope,
+        &scope.within(task.spec.trace.as_ref()),
         tx,
         &notification_id,
         (kind, task.id.as_str()),

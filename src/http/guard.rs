@@ -18,6 +18,7 @@ use crate::access::Access;
 use crate::app::App;
 use crate::ctx::System;
 use crate::error::{Error, Kind};
+use crate::trace::Trace;
 
 /// Headers that a page of another origin may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
@@ -336,6 +337,7 @@ impl Guard {
 }
 
 async fn caught(request: Request, next: Next) -> Response {
+    let trace = Trace::of_headers(request.headers());
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     answer.unwrap_or_else(|panic| {
         let text = panic
@@ -343,6 +345,7 @@ async fn caught(request: Request, next: Next) -> Response {
             .map(|text| (*text).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_default();
+        let _span = Trace::span(trace.as_ref()).entered();
         Problem::from(Error::internal(format!("a handler panicked: {text}"))).into_response()
     })
 }

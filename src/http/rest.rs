@@ -8,19 +8,22 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use futures::StreamExt;
 use serde_json::{Map, Value};
+use tracing::Instrument;
 
 use super::error::Problem;
 use super::input::{self, Texts};
 use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
+use crate::id::TenantId;
 use crate::op::{Op, Route};
 use crate::principal::Principal;
+use crate::trace::Trace;
 
 /// Bytes of a body at most.
 const BODY: usize = 1024 * 1024;
@@ -30,8 +33,8 @@ const DISCARDED: usize = 16 * BODY;
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// Who calls, as the log shows it, while nobody says who he is.
 const ACTOR: &str = "rest";
-/// The header that names the tenant.
-pub(super) const TENANT: &str = "x-tenant-id";
+/// The header that names the tenant; an answer says by it whose it is.
+pub(super) const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
 /// The variable of the prefix that names the tenant.
 const TENANT_VARIABLE: &str = "tenant";
 
@@ -78,9 +81,16 @@ struct Endpoint {
 }
 
 async fn answer(endpoint: Arc<Endpoint>, request: Request) -> Response {
-    match endpoint.call(request).await {
-        Ok(output) => (
-            [(header::CONTENT_TYPE, "application/json")],
+    let trace = Trace::of_headers(request.headers());
+    let call = endpoint
+        .call(request)
+        .instrument(Trace::span(trace.as_ref()));
+    match call.await {
+        Ok((tenant, output)) => (
+            [
+                (header::CONTENT_TYPE, "application/json"),
+                (TENANT, tenant.as_str()),
+            ],
             serde_json::to_vec(&output).unwrap_or_default(),
         )
             .into_response(),
@@ -93,8 +103,8 @@ impl Endpoint {
         &self.app.catalog.ops()[self.op]
     }
 
-    /// Dropping this future withdraws the call, which is what happens when the client goes.
-    async fn call(&self, request: Request) -> Result<Value, Problem> {
+    /// The answer, and for which tenant it is. Dropping this future withdraws the call, which is what happens when the client goes.
+    async fn call(&self, request: Request) -> Result<(TenantId, Value), Problem> {
         let (mut parts, body) = request.into_parts();
         let (tenant, path) = self.path(&mut parts).await?;
         let ctx = match self.ctx(tenant.as_deref(), &parts) {
@@ -102,7 +112,8 @@ impl Endpoint {
             Err(error) => {
                 let principal = parts.extensions.get::<Arc<Principal>>();
                 let access = &self.app.access;
-                access.note_stray(principal, self.op().name, &error).await;
+                let stray = (principal, Trace::of_headers(&parts.headers));
+                access.note_stray(stray, self.op().name, &error).await;
                 return Err(error.into());
             }
         };
@@ -123,9 +134,10 @@ impl Endpoint {
         let schema = &self.op().input_schema;
         input::add(&mut input, schema, "path", path)?;
         input::add(&mut input, schema, "query string", query.0)?;
+        let tenant = ctx.tenant().clone();
         tokio::select! {
             biased;
-            output = self.app.catalog.call(ctx, self.op().name, input) => Ok(output?),
+            output = self.app.catalog.call(ctx, self.op().name, input) => Ok((tenant, output?)),
             error = self.app.last_call() => Err(error.into()),
         }
     }
@@ -154,7 +166,8 @@ impl Endpoint {
         let principal = parts.extensions.get::<Arc<Principal>>();
         let bound = self.app.config.tenant.as_ref();
         let tenant = choose_tenant(principal.map(Arc::as_ref), bound, &named)?;
-        Ok(self.app.system.ctx(tenant, ACTOR).of(principal))
+        let ctx = self.app.system.ctx(tenant, ACTOR).of(principal);
+        Ok(ctx.traced(Trace::of_headers(&parts.headers)))
     }
 }
 

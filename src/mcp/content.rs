@@ -26,30 +26,33 @@ const PAGE: u32 = 100;
 pub(super) const FEW: usize = 100;
 
 /// The page of `all` that a cursor leads to, and the cursor that leads on. Cursors of one list are none of another.
-pub(super) fn page<T: Clone>(
-    list: &str,
+pub(super) async fn page<T: Clone>(
+    ctx: &Ctx,
+    list: &'static str,
     all: &[T],
-    request: Option<PaginatedRequestParams>,
-    size: usize,
+    (request, size): (Option<PaginatedRequestParams>, usize),
 ) -> Result<(Vec<T>, Option<String>), ErrorData> {
-    let first = match request.and_then(|request| request.cursor) {
+    let cursor = request.and_then(|request| request.cursor);
+    if cursor.is_none() && all.len() <= size {
+        return Ok((all.to_vec(), None));
+    }
+    let seal = ctx.read(move |_, tx| tx.seal(list)).await;
+    let seal = seal.map_err(|error| protocol_error(&error))?;
+    let first = match cursor {
         None => 0,
         Some(cursor) => {
-            let position = Position::decode(&cursor).ok();
-            let first = position.filter(|position| position.id == list);
-            let first = first.and_then(|position| usize::try_from(position.key).ok());
-            first.filter(|first| *first <= all.len()).ok_or_else(|| {
-                let message = format!("cursor: not a cursor of {list}; start again without it");
-                ErrorData::invalid_params(message, None)
-            })?
+            let position = seal.open(&cursor).map_err(|error| protocol_error(&error))?;
+            usize::try_from(position.key).unwrap_or(usize::MAX)
         }
     };
+    // A list may have become shorter.
+    let first = first.min(all.len());
     let end = all.len().min(first.saturating_add(size));
     let next = (end < all.len()).then(|| Position {
         key: i64::try_from(end).unwrap_or(i64::MAX),
-        id: list.to_owned(),
+        id: String::new(),
     });
-    Ok((all[first..end].to_vec(), next.map(|next| next.encode())))
+    Ok((all[first..end].to_vec(), next.map(|next| seal.close(&next))))
 }
 
 pub(super) async fn list_resources(
@@ -84,7 +87,7 @@ fn annotations() -> Annotations {
     Annotations::default().with_audience(vec![Role::User, Role::Assistant])
 }
 
-pub(super) fn list_templates(
+pub(super) async fn list_templates(
     catalog: &Catalog,
     ctx: &Ctx,
     request: Option<PaginatedRequestParams>,
@@ -101,7 +104,8 @@ pub(super) fn list_templates(
                 .with_annotations(annotations())
         })
         .collect();
-    let (templates, next) = page("resources/templates/list", &templates, request, FEW)?;
+    let (templates, next) =
+        page(ctx, "resources/templates/list", &templates, (request, FEW)).await?;
     let mut result = ListResourceTemplatesResult::with_all_items(templates);
     result.next_cursor = next;
     Ok(result)
@@ -150,8 +154,9 @@ pub(super) fn check_uri(catalog: &Catalog, ctx: &Ctx, uri: &str) -> Result<(), E
         })
 }
 
-pub(super) fn list_prompts(
+pub(super) async fn list_prompts(
     catalog: &Catalog,
+    ctx: &Ctx,
     request: Option<PaginatedRequestParams>,
 ) -> Result<ListPromptsResult, ErrorData> {
     let prompts: Vec<_> = catalog
@@ -163,6 +168,7 @@ pub(super) fn list_prompts(
                 .iter()
                 .map(|argument| {
                     PromptArgument::new(argument.name)
+                        .with_title(argument.title)
                         .with_description(argument.description)
                         .with_required(argument.required)
                 })
@@ -172,7 +178,7 @@ pub(super) fn list_prompts(
                 .with_icons(vec![icon()])
         })
         .collect();
-    let (prompts, next) = page("prompts/list", &prompts, request, FEW)?;
+    let (prompts, next) = page(ctx, "prompts/list", &prompts, (request, FEW)).await?;
     let mut result = ListPromptsResult::with_all_items(prompts);
     result.next_cursor = next;
     Ok(result)
@@ -188,6 +194,10 @@ pub(super) async fn get_prompt(
         .prompt(&request.name)
         .ok_or_else(|| protocol_error(&unknown_prompt(&request.name)))?;
     let arguments = request.arguments.unwrap_or_default();
+    if let Some((name, _)) = arguments.iter().find(|(_, value)| !value.is_string()) {
+        let message = format!("/arguments/{name}: must be a string");
+        return Err(ErrorData::invalid_params(message, None));
+    }
     let values = arguments.iter().filter_map(|(name, value)| {
         let value = value.as_str()?;
         Some((name.clone(), value.to_owned()))
@@ -237,7 +247,7 @@ pub(super) async fn complete(
     request: &CompleteRequestParams,
 ) -> Result<CompleteResult, ErrorData> {
     let argument = &request.argument;
-    let values = match &request.r#ref {
+    let found = match &request.r#ref {
         Reference::Resource(template) => catalog
             .complete(ctx, &template.uri, &argument.name, &argument.value)
             .await
@@ -246,9 +256,9 @@ pub(super) async fn complete(
             .complete_argument(ctx, &prompt.name, &argument.name, &argument.value)
             .await
             .map_err(|error| protocol_error(&error))?,
-        _ => Vec::new(),
+        _ => return Ok(CompleteResult::default()),
     };
-    let info = CompletionInfo::new(values)
+    let info = CompletionInfo::with_pagination(found.values, None, found.has_more)
         .map_err(|error| ErrorData::internal_error(error, None::<Value>))?;
     Ok(CompleteResult::new(info))
 }
@@ -256,29 +266,35 @@ pub(super) async fn complete(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::App;
 
-    #[test]
-    fn pages_follow_each_other_and_foreign_cursors_are_refused() {
-        let at = |cursor: Option<&str>| {
-            let cursor = cursor.map(str::to_owned);
-            Some(PaginatedRequestParams::default().with_cursor(cursor))
-        };
+    #[tokio::test]
+    async fn pages_follow_each_other_and_foreign_cursors_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::on(folder.path());
+        let ctx = |tenant: &str| app.system.ctx(tenant.parse().unwrap(), "test");
+        let (acme, globex) = (ctx("acme"), ctx("globex"));
         let all = [1, 2, 3, 4, 5];
-        let (first, next) = page("tools/list", &all, None, 2).unwrap();
-        let (second, last) = page("tools/list", &all, at(next.as_deref()), 2).unwrap();
-        let (third, end) = page("tools/list", &all, at(last.as_deref()), 2).unwrap();
+        let at = async |ctx: &Ctx, list, cursor: Option<&str>| {
+            let cursor = cursor.map(str::to_owned);
+            let request = PaginatedRequestParams::default().with_cursor(cursor);
+            page(ctx, list, &all, (Some(request), 2)).await
+        };
+        let (first, next) = at(&acme, "tools/list", None).await.unwrap();
+        let (second, last) = at(&acme, "tools/list", next.as_deref()).await.unwrap();
+        let (third, end) = at(&acme, "tools/list", last.as_deref()).await.unwrap();
         assert_eq!(
             (first, second, third, end),
             (vec![1, 2], vec![3, 4], vec![5], None)
         );
-        let foreign = next.as_deref();
-        for (list, cursor) in [
-            ("prompts/list", foreign),
-            ("tools/list", Some("")),
-            ("tools/list", Some("x")),
+        for (ctx, list, cursor) in [
+            (&acme, "prompts/list", next.as_deref()),
+            (&globex, "tools/list", next.as_deref()),
+            (&acme, "tools/list", Some("")),
+            (&acme, "tools/list", Some("x")),
         ] {
-            let refused = page(list, &all, at(cursor), 2).unwrap_err();
-            assert_eq!(refused.code.0, -32602, "{cursor:?}");
+            let refused = at(ctx, list, cursor).await.unwrap_err();
+            assert_eq!(refused.code.0, -32602, "{list} {cursor:?}");
         }
     }
 }

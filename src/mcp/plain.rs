@@ -12,6 +12,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
+use tracing::Instrument;
 
 use super::server::{Named, actor, caught};
 use super::session::{Begun, Shared, Signature};
@@ -21,6 +22,7 @@ use crate::ctx::{Ctx, choose_tenant};
 use crate::op::Output;
 use crate::principal::Principal;
 use crate::rounds::shows_forms;
+use crate::trace::{NAMES, Trace};
 
 /// A whole message. One with further members is for rmcp.
 #[derive(Deserialize)]
@@ -67,6 +69,24 @@ struct Meta<'a> {
         deserialize_with = "present"
     )]
     _level: Option<Level>,
+    #[serde(borrow, default)]
+    traceparent: Option<&'a str>,
+    #[serde(borrow, default)]
+    tracestate: Option<&'a str>,
+    #[serde(borrow, default)]
+    baggage: Option<&'a str>,
+}
+
+impl Meta<'_> {
+    fn trace(&self) -> Option<Trace> {
+        self.traceparent?;
+        let values = [self.traceparent, self.tracestate, self.baggage];
+        Trace::read(|name| {
+            let mut parts = NAMES.into_iter().zip(values);
+            let (_, value) = parts.find(|(known, _)| *known == name)?;
+            value.map(Into::into)
+        })
+    }
 }
 
 /// A null names a tenant too, though not one that there is.
@@ -136,8 +156,10 @@ impl Plain {
         let tenant = choose_tenant(principal.map(Arc::as_ref), bound, &chosen).ok()?;
         let client = meta.client.as_ref().or(begun.map(|begun| &begun.client));
         let actor = actor(client);
+        let trace = meta.trace().or_else(|| named.trace.clone());
+        let ctx = shared.app.system.ctx(tenant, &actor).of(principal);
         Some(Self {
-            ctx: shared.app.system.ctx(tenant, &actor).of(principal),
+            ctx: ctx.traced(trace),
             shared: shared.clone(),
             id,
             tool: op.name,
@@ -169,7 +191,12 @@ impl Plain {
     }
 
     /// Makes the call and returns the whole message to send back. Dropping the future cancels the call.
-    pub(crate) async fn answer(self) -> Vec<u8> {
+    pub(crate) fn answer(self) -> impl Future<Output = Vec<u8>> + Send + 'static {
+        let span = self.ctx.span();
+        self.call().instrument(span)
+    }
+
+    async fn call(self) -> Vec<u8> {
         let app = &self.shared.app;
         let call = app.catalog.answer(self.ctx, self.tool, self.input);
         let outcome = caught(async {

@@ -16,6 +16,7 @@ use rmcp::model::{
 };
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
+use tracing::Instrument;
 
 use super::kept::Beginning;
 use super::listen::Requested;
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::principal::Principal;
 use crate::rounds::{is_legacy, read_level, shows_forms};
+use crate::trace::Trace;
 
 /// Where a request's `_meta` names its tenant.
 pub(super) const TENANT_META: &str = "dev.baton/tenant";
@@ -38,6 +40,8 @@ pub(crate) struct Named {
     pub(crate) tenant: Option<TenantId>,
     /// Who was let in; `None` where nobody is asked who he is.
     pub(crate) principal: Option<Arc<Principal>>,
+    /// The trace that the headers name.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Named {
@@ -52,6 +56,12 @@ impl Named {
         let own = self.principal.as_ref().and_then(|who| who.first_tenant());
         let tenant = self.tenant.as_ref().or(own);
         tenant.cloned().unwrap_or_else(TenantId::default_tenant)
+    }
+
+    /// The trace of a request that says `meta`, which goes before headers.
+    pub(crate) fn trace(&self, meta: &RequestMetaObject) -> Option<Trace> {
+        let named = Trace::read(|name| Some(meta.get(name)?.as_str()?.into()));
+        named.or_else(|| self.trace.clone())
     }
 
     /// The tenant of a request that says `meta`, and is for `session` where it says nothing.
@@ -103,6 +113,7 @@ impl Edge {
         let tenant = named.choose(session.map(|begun| &begun.tenant), &cx.meta)?;
         let actor = actor(cx.client_info().as_ref());
         let ctx = self.shared.app.system.ctx(tenant, &actor);
+        let ctx = ctx.traced(named.trace(&cx.meta));
         Ok(ctx.of(named.principal.as_ref()))
     }
 
@@ -121,16 +132,18 @@ impl Edge {
     ) -> std::result::Result<T, ErrorData> {
         match self.ctx(cx) {
             Ok(ctx) => {
-                let mut result = caught(method(ctx)).await?;
+                let span = ctx.span();
+                let mut result = caught(method(ctx)).instrument(span).await?;
                 if let Some(meta) = result.meta().filter(|_| !is_legacy(cx)) {
                     self.shared.signature.sign(meta);
                 }
                 Ok(result)
             }
             Err(error) => {
-                let principal = self.named(cx).principal.as_ref();
+                let named = self.named(cx);
+                let stray = (named.principal.as_ref(), named.trace(&cx.meta));
                 let access = &self.shared.app.access;
-                access.note_stray(principal, "mcp", &error).await;
+                access.note_stray(stray, "mcp", &error).await;
                 Err(protocol_error(&error))
             }
         }
@@ -149,11 +162,22 @@ pub(super) async fn caught<T>(
 }
 
 impl Shared {
+    /// Says in a message who answers, if it is a result.
+    pub(crate) fn sign(&self, message: &mut serde_json::Value) {
+        let result = message.get_mut("result");
+        if let Some(result) = result.and_then(serde_json::Value::as_object_mut) {
+            let mut meta = None;
+            self.signature.sign(&mut meta);
+            result.insert("_meta".into(), serde_json::json!(meta));
+        }
+    }
+
     /// The context of a modern request over HTTP that rmcp does not see.
     pub(crate) fn ctx(&self, named: &Named, meta: &RequestMetaObject) -> Result<Ctx> {
         let tenant = named.choose(None, meta)?;
         let actor = actor(meta.client_info().as_ref());
         let ctx = self.app.system.ctx(tenant, &actor);
+        let ctx = ctx.traced(named.trace(meta));
         Ok(ctx.of(named.principal.as_ref()))
     }
 }
@@ -195,7 +219,9 @@ impl ServerHandler for Edge {
     ) -> std::result::Result<InitializeResult, ErrorData> {
         self.run(&cx, async |ctx| {
             cx.peer.set_peer_info(request.clone());
-            let result = self.negotiate_initialize(&request)?;
+            let mut result = self.negotiate_initialize(&request)?;
+            // The extensions that there are belong to the modern era.
+            result.capabilities.extensions = None;
             let begun = Begun {
                 tenant: ctx.tenant().clone(),
                 is_bound: meta_tenant(&cx.meta).is_some(),
@@ -223,7 +249,8 @@ impl ServerHandler for Edge {
         self.run(&cx, async |ctx| {
             let ops = self.shared.app.catalog.ops_for(&ctx);
             let tools: Vec<_> = ops.map(|(index, _)| &self.shared.tools[index]).collect();
-            let (tools, next) = content::page("tools/list", &tools, request, content::FEW)?;
+            let (tools, next) =
+                content::page(&ctx, "tools/list", &tools, (request, content::FEW)).await?;
             let mut result = ListToolsResult::with_all_items(tools.into_iter().cloned().collect());
             result.next_cursor = next;
             Ok(result)
@@ -268,7 +295,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListResourceTemplatesResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            content::list_templates(&self.shared.app.catalog, &ctx, request)
+            content::list_templates(&self.shared.app.catalog, &ctx, request).await
         })
         .await
     }
@@ -290,8 +317,8 @@ impl ServerHandler for Edge {
         request: Option<PaginatedRequestParams>,
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListPromptsResult, ErrorData> {
-        self.run(&cx, async |_| {
-            content::list_prompts(&self.shared.app.catalog, request)
+        self.run(&cx, async |ctx| {
+            content::list_prompts(&self.shared.app.catalog, &ctx, request).await
         })
         .await
     }
@@ -413,8 +440,8 @@ impl ServerHandler for Edge {
     }
 }
 
-/// The handler as connections that rmcp drives see it: modern listeners are ours. Over HTTP the transport takes them
-/// out before rmcp.
+/// The handler as connections that rmcp drives see it: modern listeners are ours, and acknowledgements say whose they are.
+/// Over HTTP the transport sees to both.
 pub(crate) struct Front(pub(crate) Edge);
 
 impl Service<RoleServer> for Front {
@@ -431,7 +458,13 @@ impl Service<RoleServer> for Front {
                 let serve = async |ctx| listen::serve(&self.0.shared, &ctx, requested, &cx).await;
                 self.0.run(&cx, serve).await
             }
-            request => Service::handle_request(&self.0, request, cx).await,
+            request => {
+                let mut result = Service::handle_request(&self.0, request, cx).await?;
+                if let ServerResult::TaskAckResult(ack) = &mut result {
+                    self.0.shared.signature.sign(&mut ack.meta);
+                }
+                Ok(result)
+            }
         }
     }
 

@@ -96,6 +96,8 @@ impl Resource {
 pub struct Argument {
     /// Its name.
     pub name: &'static str,
+    /// For people.
+    pub title: &'static str,
     /// What it is for.
     pub description: &'static str,
     /// Whether the prompt needs it.

@@ -235,6 +235,7 @@ fn create(scope: &Scope, input: Dispatch) -> Result<Task> {
             project_id: input.project_id,
             parent_task_id: input.parent_task_id,
             result_schema: input.result_schema,
+            trace: scope.trace().cloned(),
         },
         run: Run::default(),
         result: None,

@@ -106,8 +106,14 @@ pub(super) struct Listed {
     next_cursor: Option<String>,
 }
 
+/// Whose cursors these are.
+const LIST: &str = "task_list";
+
 pub(super) fn list(_: &Scope, tx: &mut Tx<'_>, input: &List) -> Result<Listed> {
-    let position = input.cursor.as_deref().map(Position::decode).transpose()?;
+    let cursor = input.cursor.as_deref();
+    let position = cursor
+        .map(|cursor| tx.seal(LIST)?.open(cursor))
+        .transpose()?;
     let task_type = input
         .task_type
         .map(|kind| serde_json::to_value(kind).unwrap_or_default());
@@ -122,7 +128,9 @@ pub(super) fn list(_: &Scope, tx: &mut Tx<'_>, input: &List) -> Result<Listed> {
     let (tasks, next) = page(tx, &filter, position.as_ref(), input.limit)?;
     Ok(Listed {
         tasks: tasks.iter().map(Summary::of).collect(),
-        next_cursor: next.map(|position| position.encode()),
+        next_cursor: next
+            .map(|next| tx.seal(LIST).map(|seal| seal.close(&next)))
+            .transpose()?,
     })
 }
 

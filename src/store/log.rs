@@ -28,6 +28,8 @@ pub struct Entry {
     pub time: Time,
     /// `CloudEvents` `data`, JSON text.
     pub data: String,
+    /// The trace of the call that caused it, as a line; empty when there was none.
+    pub trace: String,
 }
 
 /// The number of an event in its tenant's log: 1, 2, 3 … without gaps. Zero until the commit.
@@ -85,7 +87,9 @@ pub fn chain(before: &[u8], sequence: i64, entry: &Entry) -> Vec<u8> {
         time.as_bytes(),
         entry.data.as_bytes(),
     ];
-    for part in parts {
+    // An event without a trace is hashed as it was before there were any.
+    let trace = Some(entry.trace.as_bytes()).filter(|trace| !trace.is_empty());
+    for part in parts.into_iter().chain(trace) {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -165,7 +169,7 @@ pub(super) struct Head {
 pub(super) type Numbered = (TenantId, i64, Entry, Vec<u8>);
 
 /// An event as a row of `events`, in the order of its columns.
-pub(super) fn row((tenant, number, entry, hash): Numbered) -> [Value; 9] {
+pub(super) fn row((tenant, number, entry, hash): Numbered) -> [Value; 10] {
     vals![
         &tenant,
         number,
@@ -175,6 +179,7 @@ pub(super) fn row((tenant, number, entry, hash): Numbered) -> [Value; 9] {
         entry.actor,
         entry.time,
         entry.data,
+        entry.trace,
         hash
     ]
 }

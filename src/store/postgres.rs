@@ -401,7 +401,7 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
                 .zip(row)
                 .for_each(|(column, value)| column.push(value));
         }
-        let mut columns: [Vec<Value>; 9] = Default::default();
+        let mut columns: [Vec<Value>; 10] = Default::default();
         witness = events
             .last()
             .map(|(tenant, number, _, hash)| vals![tenant, *number, hash.clone()].to_vec());

@@ -405,8 +405,8 @@ fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {
     }
     for event in log.number(&mut heads) {
         lite.execute(
-            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             &log::row(event),
         )?;
     }

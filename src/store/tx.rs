@@ -4,6 +4,7 @@ use super::log::{Entry, Log, Sequence};
 use crate::database::{Db, Row, Value, vals};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::page::Seal;
 
 /// A transaction of one tenant.
 pub struct Tx<'a> {
@@ -62,6 +63,16 @@ impl<'a> Tx<'a> {
     /// As [`Tx::execute`].
     pub fn query_opt(&mut self, sql: &'static str, values: &[Value]) -> Result<Option<Row>> {
         Ok(self.db.query(sql, values)?.into_iter().next())
+    }
+
+    /// What makes and reads the cursors of `list`.
+    ///
+    /// # Errors
+    /// As [`Tx::execute`].
+    pub fn seal(&mut self, list: &'static str) -> Result<Seal> {
+        let row = self.query_opt("SELECT key FROM seals WHERE name = 'cursor'", &[])?;
+        let mut row = row.ok_or_else(|| Error::internal("a database without a seal"))?;
+        Ok(Seal::new(row.get(0)?, self.tenant, list))
     }
 
     /// Appends an event to the tenant's log. It is written just before the commit, so its sequence number is known

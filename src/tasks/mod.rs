@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Time;
 use crate::id::{AgentId, LeaseToken, TaskId};
+use crate::trace::Trace;
 
 pub use life::{Ending, Lease};
 pub(crate) use report::Account;
@@ -171,6 +172,9 @@ pub struct Spec {
     pub parent_task_id: Option<TaskId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_schema: Option<Map<String, Value>>,
+    /// The trace of the call that dispatched it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// How it goes. Stored as [`Spec`] is.

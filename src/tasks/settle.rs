@@ -54,7 +54,8 @@ fn append(
     detail: Option<impl Serialize>,
 ) -> Result<()> {
     let change = change(task, detail);
-    events::append(scope, tx, kind, task.id.as_str(), &change).map(drop)
+    let scope = scope.within(task.spec.trace.as_ref());
+    events::append(&scope, tx, kind, task.id.as_str(), &change).map(drop)
 }
 
 /// What an event about `task` will say, for one that is written down before its transaction.

@@ -13,6 +13,7 @@ use super::{
 use crate::clock::Time;
 use crate::events::Event;
 use crate::id::{AgentId, TaskId};
+use crate::trace::Trace;
 
 /// The short answer of a call that changed a task.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -132,10 +133,19 @@ pub(crate) struct NotificationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_json")]
     pub metadata: Option<Value>,
+    /// The trace that it belongs to (W3C Trace Context)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// What the tracing systems on the way added
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
 }
 
 impl NotificationView {
     pub(crate) fn of(mut event: Event) -> Self {
+        let trace = event.trace.take().map(Trace::into_attributes);
+        let (traceparent, tracestate) =
+            trace.map_or((None, None), |(parent, state)| (Some(parent), state));
         let text =
             |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         Self {
@@ -150,6 +160,8 @@ impl NotificationView {
             timestamp: text(event.data.get("timestamp")),
             status: text(event.data.get("status")),
             metadata: event.data.get_mut("metadata").map(Value::take),
+            traceparent,
+            tracestate,
             data: event
                 .data
                 .get_mut("data")
@@ -195,6 +207,9 @@ pub(crate) struct TaskView {
     /// Who dispatched it
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orchestrator_info: Option<OrchestratorInfo>,
+    /// The trace of the call that dispatched it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
     /// What it depends on
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<TaskId>,
@@ -265,6 +280,7 @@ impl TaskView {
                 resource_limits: spec.resource_limits,
             },
             orchestrator_info: spec.orchestrator,
+            trace: spec.trace,
             depends_on: spec.depends_on.into_iter().collect(),
             required_capabilities: spec.required_capabilities.into_iter().collect(),
             assigned_to: spec.assigned_to,

@@ -32,11 +32,14 @@ use crate::id::TenantId;
 use crate::mcp::{Beginning, Edge, Kept, Named, Shared, Visit};
 use crate::principal::Principal;
 use crate::sessions;
+use crate::trace::Trace;
 
 /// How long the last answers may take to leave when the server stops.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// The method whose answer is a stream without end.
 const LISTEN: &str = "subscriptions/listen";
+/// The methods that have nothing to say.
+const ACKNOWLEDGED: [&str; 2] = ["tasks/update", "tasks/cancel"];
 const SESSION: &str = "mcp-session-id";
 /// The first revision without sessions.
 pub(super) const MODERN: &str = "2026-07-28";
@@ -136,7 +139,8 @@ async fn name_tenant(
         Err(error) => {
             let principal = parts.extensions.get::<Arc<Principal>>();
             let access = &door.shared.app.access;
-            access.note_stray(principal, parts.uri.path(), &error).await;
+            let stray = (principal, Trace::of_headers(&parts.headers));
+            access.note_stray(stray, parts.uri.path(), &error).await;
             let data = Some(json!({"error": error.body()}));
             return refuse(StatusCode::BAD_REQUEST, -32602, error.message(), data);
         }
@@ -158,7 +162,8 @@ async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Respon
     let op = shared.app.catalog.op(tool.to_str().ok()?)?;
     let error = principal.admit(op.permission, op.name).err()?;
     let access = &shared.app.access;
-    access.note_stray(Some(principal), op.name, &error).await;
+    let stray = (Some(principal), named.trace.clone());
+    access.note_stray(stray, op.name, &error).await;
     let data = Some(json!({"error": error.body()}));
     let mut response = refuse(StatusCode::FORBIDDEN, -32600, error.message(), data);
     let scope = Some(op.permission.scope());
@@ -172,19 +177,25 @@ async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Respon
 
 pub(super) fn named(bound: Option<&TenantId>, path: Option<&str>, parts: &Parts) -> Result<Named> {
     let principal = parts.extensions.get::<Arc<Principal>>().cloned();
+    let trace = Trace::of_headers(&parts.headers);
     let header = parts.headers.get(&X_TENANT_ID);
     let header = header.map(|value| value.to_str().unwrap_or(""));
     if bound.is_none() && path.is_none() && header.is_none() {
         let tenant = principal
             .as_ref()
             .and_then(|who| who.sole_tenant().cloned());
-        return Ok(Named { tenant, principal });
+        return Ok(Named {
+            tenant,
+            principal,
+            trace,
+        });
     }
     let places = [("the path", path), ("the header X-Tenant-ID", header)];
     let tenant = choose_tenant(principal.as_deref(), bound, &places)?;
     Ok(Named {
         tenant: Some(tenant),
         principal,
+        trace,
     })
 }
 
@@ -224,7 +235,11 @@ impl Door {
     /// Runs a modern request. A listener takes a place until its stream ends.
     async fn admit(&self, request: Request, next: Next) -> Response {
         let method = request.headers().get(&MCP_METHOD);
-        if method.is_none_or(|method| method != LISTEN) {
+        let is = |name: &&str| method.is_some_and(|method| method == name);
+        if ACKNOWLEDGED.iter().any(is) {
+            return self.sign(next.run(request).await).await;
+        }
+        if !is(&LISTEN) {
             return next.run(request).await;
         }
         let Ok(place) = self.listeners.clone().try_acquire_owned() else {
@@ -240,6 +255,20 @@ impl Door {
             let _ = &place;
         });
         Response::from_parts(parts, Body::from_stream(body))
+    }
+
+    /// Says who answers, which rmcp's acknowledgements leave out.
+    async fn sign(&self, response: Response) -> Response {
+        let (mut parts, body) = response.into_parts();
+        let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
+            return failed(&Error::internal("an acknowledgement broke off"));
+        };
+        let Ok(mut message) = serde_json::from_slice(&body) else {
+            return Response::from_parts(parts, Body::from(body));
+        };
+        self.shared.sign(&mut message);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        Response::from_parts(parts, Body::from(message.to_string()))
     }
 
     /// Serves a request that belongs to no session, and keeps the session if it begins one.

@@ -116,10 +116,9 @@ async fn begin(
     let ctx = match shared.ctx(named, meta) {
         Ok(ctx) => ctx,
         Err(error) => {
+            let stray = (named.principal.as_ref(), named.trace(meta));
             let access = &shared.app.access;
-            access
-                .note_stray(named.principal.as_ref(), METHOD, &error)
-                .await;
+            access.note_stray(stray, METHOD, &error).await;
             return Err(protocol_error(&error));
         }
     };

@@ -53,6 +53,7 @@ pub async fn serve_pipes(
     let named = Named {
         tenant: app.config.tenant.clone(),
         principal,
+        trace: None,
     };
     let edge = Edge::new(&shared(app), named);
     let handler = edge.clone();

@@ -12,6 +12,7 @@ use super::{Claimed, Outcome, PAUSES, Worker, is_transient, object};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::NotificationId;
+use crate::trace::{NAMES, Trace};
 
 /// The shortest time between two progress reports.
 const THROTTLE: Duration = Duration::from_millis(200);
@@ -21,12 +22,16 @@ const BEAT: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(10);
 /// Bytes of one environment variable; the kernel takes 128 KiB, and standard input has everything.
 const VARIABLE: usize = 64 * 1024;
+/// What programs look for their trace in, in the order of its [`NAMES`].
+const VARIABLES: [&str; 3] = ["TRACEPARENT", "TRACESTATE", "BAGGAGE"];
 
 /// One claimed task.
 pub(super) struct Job {
     worker: Worker,
     claimed: Claimed,
     task: Value,
+    /// The trace of whoever dispatched it.
+    trace: Option<Trace>,
     /// When the lease runs out unless a heartbeat gets through.
     expires: watch::Sender<Time>,
     /// When the attempt has lasted too long.
@@ -63,13 +68,18 @@ struct Beat {
 }
 
 impl Job {
-    pub(super) fn new(worker: Worker, task: Value) -> serde_json::Result<Self> {
+    pub(super) fn new(mut worker: Worker, task: Value) -> serde_json::Result<Self> {
         let claimed = Claimed::deserialize(&task)?;
+        let trace = Trace::read(|name| Some(task["trace"][name].as_str()?.into()));
+        if trace.is_some() {
+            worker.remote = worker.remote.traced(trace.clone());
+        }
         let (now, lease) = (worker.clock.steady(), worker.options.lease);
         let deadline = deadline(now, lease, claimed.lease.expires_at, claimed.timeout_at);
         Ok(Self {
             claimed,
             task,
+            trace,
             expires: watch::Sender::new(now + lease),
             deadline: watch::Sender::new(deadline),
             progress: watch::Sender::new(None),
@@ -399,6 +409,16 @@ impl Job {
             ("BATON_ATTEMPT", text("attempt")),
             ("BATON_LEASE_TOKEN", self.claimed.lease.token.clone()),
         ]);
+        if let Some(tenant) = self.worker.remote.tenant() {
+            environment.push(("BATON_TENANT", tenant.to_owned()));
+        }
+        if let Some(trace) = &self.trace {
+            // What this process has of another trace is no part of this one.
+            for (name, variable) in NAMES.into_iter().zip(VARIABLES) {
+                let value = trace.parts().find(|(known, _)| *known == name);
+                environment.push((variable, value.map_or("", |(_, value)| value).to_owned()));
+            }
+        }
         environment.retain(|(_, value)| value.len() <= VARIABLE);
         environment
     }

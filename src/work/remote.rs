@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::outbound::Client;
+use crate::trace::Trace;
 
 /// Where calls go. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +39,24 @@ impl Remote {
         Self {
             catalog: Arc::new(Catalog::new()),
             side: Side::Rest(client),
+        }
+    }
+
+    /// The same, whose calls are part of `trace`.
+    #[must_use]
+    pub fn traced(self, trace: Option<Trace>) -> Self {
+        let side = match self.side {
+            Side::Local(ctx) => Side::Local(ctx.traced(trace)),
+            Side::Rest(client) => Side::Rest(client.traced(trace)),
+        };
+        Self { side, ..self }
+    }
+
+    /// For which tenant calls are, as far as that is known: a server says so with its first answer.
+    pub fn tenant(&self) -> Option<&str> {
+        match &self.side {
+            Side::Local(ctx) => Some(ctx.tenant().as_str()),
+            Side::Rest(client) => client.tenant(),
         }
     }
 

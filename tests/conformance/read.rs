@@ -76,6 +76,7 @@ pub(crate) fn resources() -> Vec<Resource> {
 const fn argument(name: &'static str, description: &'static str) -> Argument {
     Argument {
         name,
+        title: name,
         description,
         required: true,
         complete: |_, _, prefix, _| {

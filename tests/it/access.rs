@@ -7,6 +7,7 @@ use baton::events;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::support::client::{Client as Pipes, Way};
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{modern, tool};
 use crate::support::sse::Client;
@@ -137,13 +138,27 @@ async fn each_role_may_do_what_is_its_own_over_every_transport() {
         let shown = key_of(&server, "acme", role).await;
         server.show(&shown);
         let listed = server.ask("tools/list", json!({})).await;
-        let tools = listed.body["result"]["tools"].as_array().unwrap();
-        let tools: Vec<&str> = tools
+        let shown_tools = listed.body["result"]["tools"].as_array().unwrap();
+        let tools: Vec<&str> = shown_tools
             .iter()
             .map(|it| it["name"].as_str().unwrap())
             .collect();
         let session = server.session("/mcp", "2025-11-25").await;
         let mut sse = Client::initialized(&server, "/sse").await;
+        // A process that was started with the key.
+        let process = HttpServer::builder().beside(&server).settings(|settings| {
+            settings.auth = vec![Auth::Keys];
+            settings.key = Some(shown.clone().into());
+        });
+        let process = process.start().await;
+        let mut pipes = [
+            Pipes::open(&process, Way::PipesModern).await,
+            Pipes::open(&process, Way::PipesLegacy).await,
+        ];
+        for pipe in &mut pipes {
+            let listed = pipe.ask("tools/list", json!({})).await;
+            assert_eq!(listed["result"]["tools"], json!(shown_tools), "{role}");
+        }
         for op in server.app.catalog.ops() {
             let (name, input) = (op.name, (op.sample)());
             let expected = may(role, name);
@@ -172,6 +187,11 @@ async fn each_role_may_do_what_is_its_own_over_every_transport() {
                 rest = rest.json(&body);
             }
             let over_rest = Answer::of(rest).await.status != 403;
+            for pipe in &mut pipes {
+                let answer = pipe.call(name, input.clone()).await;
+                let over_pipe = code(&answer["result"]) != "forbidden";
+                assert_eq!(over_pipe, expected, "{role} calls {name}: {answer}");
+            }
             assert_eq!(
                 (over_modern, over_legacy, over_sse, over_rest),
                 (expected, expected, expected, expected),

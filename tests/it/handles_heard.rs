@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::support::client::{Client, Way};
 use crate::support::handles::{ACME, accept, acknowledged, answers, asks, get, handle, question};
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{Events, follower, following, in_time, initialize, tool};
@@ -189,27 +190,29 @@ async fn pipes_know_handles_and_listeners_in_their_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_session_that_declares_it_gets_the_plain_result() {
-    let server = HttpServer::start().await;
-    let mut begin = initialize("2025-11-25");
-    begin["params"]["capabilities"] = follower();
-    let session = server.begin(ACME, &begin).await;
-    let input = json!({"description": "x", "task_id": "t", "wait_seconds": 0});
-    let answer = session.ask("tools/call", tool("task_run", input)).await;
-    let run = &answer["result"]["structuredContent"];
-    assert_eq!(
-        (&run["task_id"], &run["done"]),
-        (&json!("t"), &json!(false)),
-        "{answer}"
-    );
-    let wait = json!({"task_ids": ["t"]});
-    let cancel = json!({"task_id": "t"});
-    let waits = session.ask("tools/call", tool("task_wait", wait));
-    let cancels = async {
+async fn a_legacy_client_that_declares_it_gets_the_plain_result() {
+    for way in [Way::HttpLegacy, Way::Sse, Way::PipesLegacy] {
+        eprintln!("over {way:?}");
+        let server = HttpServer::start().await;
+        let mut begin = initialize("2025-11-25");
+        begin["params"]["capabilities"] = follower();
+        let mut client = Client::beginning(&server, way, &begin).await;
+        let input = json!({"description": "x", "task_id": "t", "wait_seconds": 0});
+        let answer = client.call("task_run", input).await;
+        let run = &answer["result"]["structuredContent"];
+        assert_eq!(
+            (&run["task_id"], &run["done"]),
+            (&json!("t"), &json!(false)),
+            "{answer}"
+        );
+        let wait = tool("task_wait", json!({"task_ids": ["t"]}));
+        let wait = client.begin("tools/call", wait).await;
         server.until_waiting(1).await;
-        server.use_tool(ACME, "task_cancel", cancel).await;
-    };
-    let (answer, ()) = tokio::join!(waits, cancels);
-    let wait = &answer["result"]["structuredContent"];
-    assert_eq!(wait["done"], true, "{answer}");
+        let cancel = json!({"task_id": "t"});
+        server.use_tool("/mcp", "task_cancel", cancel).await;
+        let answer = client.answer(&wait).await;
+        let wait = &answer["result"]["structuredContent"];
+        assert_eq!(wait["done"], true, "{answer}");
+        assert!(answer["result"]["taskId"].is_null(), "{answer}");
+    }
 }

@@ -178,10 +178,16 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
     );
     for kind in catalog.resources() {
         for prefix in ["", "acme", "acme-task"] {
-            let values = catalog
-                .complete(&globex, kind.template, "task_id", prefix)
+            let variable = if kind.template.contains("task_id") {
+                "task_id"
+            } else {
+                "name"
+            };
+            let found = catalog
+                .complete(&globex, kind.template, variable, prefix)
                 .await
                 .unwrap();
+            let values = found.values;
             assert!(
                 values.iter().all(|value| !value.contains("acme")),
                 "{values:?}"

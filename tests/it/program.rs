@@ -40,6 +40,11 @@ impl Home {
         Some(url.replace("//baton@", "//admin@"))
     }
 
+    /// The home folder, and the database of its own where the tests are for one.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// A path in the home folder.
     pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.place.path().join(below)

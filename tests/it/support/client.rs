@@ -82,6 +82,11 @@ impl<'a> Client<'a> {
 
     /// As [`Client::open`], in this revision, unless it is modern.
     pub(crate) async fn speaking(server: &'a HttpServer, way: Way, version: &str) -> Self {
+        Self::beginning(server, way, &initialize(version)).await
+    }
+
+    /// As [`Client::open`], with this first message, unless it is modern.
+    pub(crate) async fn beginning(server: &'a HttpServer, way: Way, first: &Value) -> Self {
         let (told, inbox) = mpsc::unbounded_channel();
         let mut client = Self {
             server,
@@ -100,7 +105,7 @@ impl<'a> Client<'a> {
             Way::PipesModern | Way::PipesLegacy => client.open_pipes(),
             Way::HttpModern => {}
             Way::HttpLegacy => {
-                let session = server.session("/mcp", version).await;
+                let session = server.begin("/mcp", first).await;
                 client.link = Link::Session(session.id.clone());
                 client.greeting = session.answer["result"].clone();
                 let stream = session.request(Method::GET).send();
@@ -116,7 +121,7 @@ impl<'a> Client<'a> {
         client.greeting = if way.is_modern() {
             client.ask("server/discover", json!({})).await["result"].take()
         } else {
-            client.send(initialize(version)).await;
+            client.send(first.clone()).await;
             let answer = client.hear(|message| message["id"] == 0).await;
             client.notify("notifications/initialized", json!({})).await;
             answer["result"].clone()

@@ -10,7 +10,7 @@ use baton::clock::Clock;
 use baton::config::Settings;
 use baton::random::Random;
 use baton::tls::Tls;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -172,6 +172,18 @@ impl HttpServer {
         let bearer = format!("Bearer {key}").parse().unwrap();
         headers.insert("authorization", bearer);
         *self.http.write().unwrap() = client(headers, self.authority.as_ref());
+    }
+
+    /// From here on every request has these headers, and shows no key.
+    pub(crate) fn carry(&self, pairs: &[(&'static str, &'static str)]) {
+        let pairs = pairs.iter();
+        let pairs = pairs.map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        *self.http.write().unwrap() = client(pairs.collect(), self.authority.as_ref());
     }
 
     /// A request, to be completed and sent.
