@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 14] = [
         "secret",
         "splice",
         "principal",
+        "quota",
         "config",
     ],
     &["caller", "database", "outbound", "tls"],
@@ -31,6 +32,7 @@ const LAYERS: [&[&str]; 14] = [
         "end_task",
         "executor",
         "federation",
+        "limits",
         "memory",
         "messages",
         "monitoring",
@@ -55,7 +57,7 @@ const LAYERS: [&[&str]; 14] = [
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
 const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
-    ("config", &["error", "id", "places", "secret"]),
+    ("config", &["error", "id", "places", "quota", "secret"]),
     ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),

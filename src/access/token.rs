@@ -147,7 +147,7 @@ fn role_for(permission: Permission) -> Role {
         Permission::Read => Role::Observer,
         Permission::Orchestrate => Role::Orchestrator,
         Permission::Execute => Role::Executor,
-        Permission::Admin => Role::Admin,
+        Permission::Admin | Permission::Operate => Role::Admin,
     }
 }
 

@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::op::{Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
+use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
-use crate::{access, end_task, executor, orchestrator};
+use crate::{access, end_task, executor, limits, orchestrator};
 
 pub use published::{Published, schemas};
 
@@ -57,6 +57,7 @@ impl Catalog {
             executor::operations(),
             end_task::operations(),
             access::keys::operations(),
+            limits::operations(),
         ]
         .into_iter()
         .flatten()
@@ -121,7 +122,7 @@ impl Catalog {
     /// As [`Catalog::call`].
     pub async fn answer(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Output> {
         let op = self.require(name)?;
-        ctx.count()?;
+        let _pass = ctx.admit(op.class(&input))?;
         let known = ctx.principal().map(|_| ctx.without_caller());
         let outcome = op.call(ctx, input).await;
         if let (Some(ctx), Err(error)) = (known, &outcome)
@@ -169,7 +170,7 @@ impl Catalog {
             .iter()
             .find_map(|kind| Some((kind, kind.matches(uri)?)));
         let (kind, params) = found.ok_or_else(|| unknown_resource(uri))?;
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         if let Err(error) = admit(ctx, kind, &params) {
             access::note_refusal(ctx, uri, &error).await;
             return Err(error);
@@ -191,7 +192,7 @@ impl Catalog {
     /// # Errors
     /// `invalid_cursor`, or a failure of the database.
     pub async fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         // The position's id says which kind the page is in: "index/id".
         let (first, mut behind) = match cursor {
             None => (0, None),
@@ -240,7 +241,7 @@ impl Catalog {
     pub fn ops_for<'a>(&'a self, ctx: &'a Ctx) -> impl Iterator<Item = (usize, &'a Op)> {
         let may = |op: &Op| match ctx.principal() {
             Some(principal) => principal.may(op.permission, op.name),
-            None => op.permission != Permission::Admin,
+            None => !matches!(op.permission, Permission::Admin | Permission::Operate),
         };
         self.parts
             .ops
@@ -280,7 +281,7 @@ impl Catalog {
         if !is_open(ctx, kind) {
             return Ok(Vec::new());
         }
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
         ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, COMPLETIONS))
             .await
@@ -305,6 +306,7 @@ impl Catalog {
                 format!("the prompt {name:?} has no argument {argument:?}"),
             ));
         };
+        let _pass = ctx.admit(Class::Read)?;
         let (complete, prefix) = (argument.complete, prefix.to_owned());
         ctx.read(move |scope, tx| complete(scope, tx, &prefix, COMPLETIONS))
             .await

@@ -23,8 +23,10 @@ use super::session::{Session, Shared};
 use super::{handles, protocol_error};
 use crate::ctx::Ctx;
 use crate::feed::{Change, Follower, News, What};
-use crate::op::List;
+use crate::op::{Class, List};
+use crate::quota::Limit;
 use crate::sessions::{self, SUBSCRIPTIONS};
+use crate::throttle::{Pass, Place};
 
 /// How long a client may leave a notification unread before its session is given up on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,8 +98,27 @@ pub(super) async fn pump(
     });
 }
 
+/// What whoever listens takes: places under the limits.
+pub(crate) struct Leave {
+    _places: (Pass, Place),
+}
+
+impl Leave {
+    /// For somebody who listens to the tenant of `ctx`.
+    ///
+    /// # Errors
+    /// `rate_limited` or `too_many_calls`, with when to come back.
+    pub(crate) fn take(ctx: &Ctx) -> crate::error::Result<Self> {
+        let place = ctx.place(Limit::MaxListenersPerTenant)?;
+        Ok(Self {
+            _places: (ctx.admit(Class::Wait)?, place),
+        })
+    }
+}
+
 /// An event stream of a legacy session that the database keeps.
 pub(crate) struct Hearing {
+    _leave: Leave,
     visit: Arc<Visit>,
     token: Arc<()>,
     follower: Follower,
@@ -107,18 +128,20 @@ impl Hearing {
     /// Goes on behind the event number `after`, or begins with what is committed from here on.
     ///
     /// # Errors
-    /// A failure of the database.
+    /// As [`Leave::take`], or a failure of the database.
     pub(crate) async fn begin(
         shared: &Shared,
         visit: Arc<Visit>,
         after: Option<i64>,
     ) -> crate::error::Result<Self> {
+        let leave = Leave::take(&visit.owner(shared))?;
         let ctx = shared.app.system.ctx(visit.tenant(), "mcp");
         let after = after.unwrap_or(i64::MAX);
         let follower = shared.feeds.follow_from(&ctx, after).await?;
         let token = Arc::new(());
         visit.live.tell_by(&token);
         Ok(Self {
+            _leave: leave,
             visit,
             token,
             follower,
@@ -242,6 +265,7 @@ pub(crate) fn keep_task_ids(message: &mut ClientJsonRpcMessage, text: &[u8]) {
 /// One `subscriptions/listen` request that is being served.
 pub(crate) struct Listener {
     id: RequestId,
+    _leave: Leave,
     follower: Follower,
     /// What of the filter is honoured.
     accepted: SubscriptionFilter,
@@ -259,7 +283,7 @@ impl Listener {
     /// A failure of the database.
     pub(crate) async fn begin(
         shared: &Shared,
-        ctx: &Ctx,
+        (ctx, leave): (&Ctx, Leave),
         (id, meta): (&RequestId, &RequestMetaObject),
         mut requested: Requested,
     ) -> Result<Self, ErrorData> {
@@ -286,6 +310,7 @@ impl Listener {
         let lists = lists.map(|(_, list)| What::List(list));
         Ok(Self {
             id: id.clone(),
+            _leave: leave,
             follower: follower.map_err(|error| protocol_error(&error))?,
             wanted: uris.cloned().map(What::Resource).chain(lists).collect(),
             accepted,
@@ -381,7 +406,8 @@ pub(super) async fn serve(
     requested: Requested,
     cx: &RequestContext<RoleServer>,
 ) -> Result<ServerResult, ErrorData> {
-    let mut listener = Listener::begin(shared, ctx, (&cx.id, &cx.meta), requested).await?;
+    let leave = Leave::take(ctx).map_err(|error| protocol_error(&error))?;
+    let mut listener = Listener::begin(shared, (ctx, leave), (&cx.id, &cx.meta), requested).await?;
     let gone = |error| ErrorData::internal_error(format!("the client is gone: {error}"), None);
     let first = listener.acknowledgement();
     cx.peer.send_notification(first).await.map_err(gone)?;

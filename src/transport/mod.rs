@@ -14,7 +14,6 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -112,15 +111,6 @@ fn no_room(error: &Error) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, after);
     }
     response
-}
-
-/// Sessions of older clients don't end soon.
-fn too_many_sessions(most: usize) -> Error {
-    Error::unavailable(
-        "too_many_sessions",
-        format!("{most} sessions are open; end one, or speak 2026-07-28, which needs none"),
-        Duration::from_secs(30),
-    )
 }
 
 /// What the targets of `fuzz/` reach of the readers, with what must hold of every text.

@@ -27,9 +27,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::wire::{self, Frame, Refusal};
-use super::{answer, body, no_room, refuse, too_many_sessions};
+use super::{answer, body, no_room, refuse};
 use crate::error::Error;
-use crate::mcp::{Edge, Front, Named, Shared};
+use crate::mcp::{Edge, Front, Named, Shared, too_many_sessions};
+use crate::quota::Limit;
+use crate::throttle::{Key, Place};
 
 /// Requests of one session whose answers the client has not read. rmcp queues answers without bound, so a client that
 /// posts and does not read is stopped here.
@@ -127,6 +129,7 @@ struct Answers {
     id: String,
     server: SseServer,
     _cancel: DropGuard,
+    _place: Place,
 }
 
 impl Stream for Answers {
@@ -150,6 +153,12 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         return no_room(&too_many_sessions(most));
     }
     let owner = parts.extensions.get::<Named>().cloned().unwrap_or_default();
+    let system = &server.0.shared.app.system;
+    let key = Key::Tenant(owner.tenant());
+    let place = match system.throttle().place(Limit::MaxSessionsPerTenant, &key) {
+        Ok(place) => place,
+        Err(error) => return no_room(&error),
+    };
     let id = uuid_like(&server);
     let (to_handler, from_client) = mpsc::channel(16);
     let (to_client, from_handler) = mpsc::channel(64);
@@ -191,6 +200,7 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         id,
         server,
         _cancel: ended.drop_guard(),
+        _place: place,
     };
     let mut response = Sse::new(body)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
