@@ -18,7 +18,7 @@ use crate::{handles, limits, sessions, tasks};
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
-/// How often it is looked whether limits were set on another process.
+/// How often it is looked whether limits were set, or keys revoked, on another process.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often sessions are looked for that nobody comes back to, and handles that have expired.
 const FORGET: Duration = Duration::from_mins(1);
@@ -73,7 +73,7 @@ impl App {
     }
 
     /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due, the removal of
-    /// sessions and handles that nobody comes back to, and the look at limits that other processes changed.
+    /// sessions and handles that nobody comes back to, and the look at limits and keys that other processes changed.
     pub fn start_workers(&self) {
         self.start(
             REAP,
@@ -91,6 +91,12 @@ impl App {
         });
         self.start(FORGET, |system| async move { handles::tick(&system).await });
         self.start(LOOK, |system| async move { limits::tick(&system).await });
+        let access = self.access.clone();
+        self.start(LOOK, move |_| {
+            let access = access.clone();
+            // What ends takes a moment, and is no reason to look again at once.
+            async move { access.look_around().await.map(|_| 0) }
+        });
     }
 
     /// Runs `tick` until the server stops, at once again while there is something to do.

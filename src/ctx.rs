@@ -12,6 +12,7 @@ use crate::clock::{Clock, Time};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::id::{LeaseToken, TenantId};
+use crate::presence::{Presence, Stay};
 use crate::principal::Principal;
 use crate::quota::{Class, Limit};
 use crate::random::Random;
@@ -31,6 +32,7 @@ struct Shared {
     random: Random,
     limits: Limits,
     throttle: Throttle,
+    presence: Arc<Presence>,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -44,6 +46,7 @@ impl System {
         Self(Arc::new(Shared {
             store,
             throttle: Throttle::new(&config.caps, &clock),
+            presence: Arc::default(),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),
@@ -90,6 +93,11 @@ impl System {
     /// How often somebody may call, and how much at a time.
     pub fn throttle(&self) -> &Throttle {
         &self.0.throttle
+    }
+
+    /// Who was let in lately.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.0.presence
     }
 
     /// The store.
@@ -205,9 +213,20 @@ impl Ctx {
         self.throttle().place(limit, &key)
     }
 
+    /// Goes on by leave of its caller; `None` where nobody is asked who he is.
+    pub fn stay(&self) -> Option<Stay> {
+        let principal = self.principal.as_ref()?;
+        Some(self.presence().stay(principal))
+    }
+
     /// How often somebody may call, and how much at a time.
     pub fn throttle(&self) -> &Throttle {
         &self.system.0.throttle
+    }
+
+    /// Who was let in lately.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.system.0.presence
     }
 
     /// What the whole process shares.

@@ -5,7 +5,7 @@
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], `places`, [`quota`], [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown;
-//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
+//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`access`]: who may come in; [`limits`]: what administrators allow them;
 //! - [`sessions`] of legacy clients, for every process to go on with;
@@ -38,6 +38,7 @@ pub mod orchestrator;
 pub mod outbound;
 pub mod page;
 mod places;
+pub mod presence;
 pub mod principal;
 pub mod quota;
 pub mod random;

@@ -1,6 +1,7 @@
 //! Who was let in, and what he may do: roles, scopes, tenants, and the agents or the task that he is bound to. How
 //! somebody proves who he is, is `access`'s.
 
+use std::fmt;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -160,6 +161,18 @@ pub struct Principal {
     pub grant: Grant,
     /// When he is to prove himself again (wall clock).
     pub expires_at: Option<Time>,
+    /// What he showed.
+    pub shown: Shown,
+}
+
+/// What somebody showed, as its hash: it tells one credential from another and opens nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shown(pub [u8; 32]);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
 }
 
 impl Principal {

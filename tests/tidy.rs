@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 14] = [
     ],
     &["caller", "database", "outbound", "tls"],
     &["store"],
-    &["throttle"],
+    &["presence", "throttle"],
     &["ctx"],
     &["events", "tenants", "op"],
     &[

@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
+use crate::presence::Stay;
 use crate::{access, end_task, executor, limits, orchestrator};
 
 pub use published::{Published, schemas};
@@ -124,7 +125,11 @@ impl Catalog {
         let op = self.require(name)?;
         let _pass = ctx.admit(op.class(&input))?;
         let known = ctx.principal().map(|_| ctx.without_caller());
-        let outcome = op.call(ctx, input).await;
+        let stay = if op.waits(&input) { ctx.stay() } else { None };
+        let outcome = match stay {
+            None => op.call(ctx, input).await,
+            Some(stay) => Box::pin(by_leave(stay, op.call(ctx, input))).await,
+        };
         if let (Some(ctx), Err(error)) = (known, &outcome)
             && error.kind() == Kind::Forbidden
         {
@@ -329,6 +334,15 @@ impl Catalog {
             .iter()
             .filter_map(|kind| (kind.changed_by)(event))
             .collect()
+    }
+}
+
+/// What a call that may wait answers, as long as its caller's credential is good.
+async fn by_leave<T>(stay: Stay, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        outcome = call => outcome,
+        () = Stay::over(Some(&stay)) => Err(access::no_longer()),
     }
 }
 

@@ -24,6 +24,7 @@ use super::{handles, protocol_error};
 use crate::ctx::Ctx;
 use crate::feed::{Change, Follower, News, What};
 use crate::op::{Class, List};
+use crate::presence::Stay;
 use crate::quota::Limit;
 use crate::sessions::{self, SUBSCRIPTIONS};
 use crate::throttle::{Pass, Place};
@@ -98,8 +99,9 @@ pub(super) async fn pump(
     });
 }
 
-/// What whoever listens takes: places under the limits.
+/// What whoever listens takes: places under the limits, and the leave of his credential.
 pub(crate) struct Leave {
+    stay: Option<Stay>,
     _places: (Pass, Place),
 }
 
@@ -112,13 +114,19 @@ impl Leave {
         let place = ctx.place(Limit::MaxListenersPerTenant)?;
         Ok(Self {
             _places: (ctx.admit(Class::Wait)?, place),
+            stay: ctx.stay(),
         })
+    }
+
+    /// Returns when he may listen no longer.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        Stay::over(self.stay.as_ref())
     }
 }
 
 /// An event stream of a legacy session that the database keeps.
 pub(crate) struct Hearing {
-    _leave: Leave,
+    leave: Leave,
     visit: Arc<Visit>,
     token: Arc<()>,
     follower: Follower,
@@ -141,7 +149,7 @@ impl Hearing {
         let token = Arc::new(());
         visit.live.tell_by(&token);
         Ok(Self {
-            _leave: leave,
+            leave,
             visit,
             token,
             follower,
@@ -154,11 +162,13 @@ impl Hearing {
     }
 
     /// The next messages, each with the number of an event behind which nothing is lost to who comes back; `None` when the
-    /// client has ended the session on this process, or the log can't be read. Dropping the future loses nothing.
+    /// client has ended the session on this process, may listen no longer, or the log can't be read. Dropping the future
+    /// loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Vec<(i64, ServerNotification)>> {
         loop {
             let news = tokio::select! {
                 () = self.visit.live.ended.cancelled() => return None,
+                () = self.leave.over() => return None,
                 news = self.follower.next() => news,
             };
             let news = news.inspect_err(|error| {
@@ -265,7 +275,7 @@ pub(crate) fn keep_task_ids(message: &mut ClientJsonRpcMessage, text: &[u8]) {
 /// One `subscriptions/listen` request that is being served.
 pub(crate) struct Listener {
     id: RequestId,
-    _leave: Leave,
+    leave: Leave,
     follower: Follower,
     /// What of the filter is honoured.
     accepted: SubscriptionFilter,
@@ -310,7 +320,7 @@ impl Listener {
         let lists = lists.map(|(_, list)| What::List(list));
         Ok(Self {
             id: id.clone(),
-            _leave: leave,
+            leave,
             follower: follower.map_err(|error| protocol_error(&error))?,
             wanted: uris.cloned().map(What::Resource).chain(lists).collect(),
             accepted,
@@ -372,6 +382,11 @@ impl Listener {
         message
     }
 
+    /// Returns when its client may listen no longer.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.leave.over()
+    }
+
     /// The last message, when it is the server that ends it.
     pub(crate) fn farewell(&self, shared: &Shared) -> ServerResult {
         let mut result = SubscriptionsListenResult::complete(self.id.clone());
@@ -415,6 +430,7 @@ pub(super) async fn serve(
         let messages = tokio::select! {
             () = cx.ct.cancelled() => break,
             () = shared.app.stopping().cancelled() => break,
+            () = listener.over() => break,
             messages = listener.next() => messages?,
         };
         for message in messages {

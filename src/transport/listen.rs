@@ -158,8 +158,15 @@ fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
 }
 
 async fn step(shared: &Shared, mut listener: Box<Listener>) -> (Bytes, Stage) {
+    let over = listener.over();
+    let over = async {
+        tokio::select! {
+            () = shared.stopping().cancelled() => {}
+            () = over => {}
+        }
+    };
     let messages = tokio::select! {
-        () = shared.stopping().cancelled() => {
+        () = over => {
             let last = listener.farewell(shared);
             let last = ServerJsonRpcMessage::response(last, listener.id().clone());
             return (event(&last), Stage::Over);

@@ -30,6 +30,7 @@ use super::wire::{self, Frame, Refusal};
 use super::{answer, body, no_room, refuse};
 use crate::error::Error;
 use crate::mcp::{Edge, Front, Named, Shared, too_many_sessions};
+use crate::presence::Stay;
 use crate::quota::Limit;
 use crate::throttle::{Key, Place};
 
@@ -159,6 +160,8 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         Ok(place) => place,
         Err(error) => return no_room(&error),
     };
+    let principal = owner.principal.as_ref();
+    let stay = principal.map(|principal| system.presence().stay(principal));
     let id = uuid_like(&server);
     let (to_handler, from_client) = mpsc::channel(16);
     let (to_client, from_handler) = mpsc::channel(64);
@@ -193,6 +196,10 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
     let inner = stream::iter([endpoint])
         .chain(answers)
         .take_until(async move { unanswered.over(stopping).await })
+        .take_until(async move {
+            let stay = stay;
+            Stay::over(stay.as_ref()).await;
+        })
         .map(Ok)
         .boxed();
     let body = Answers {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use baton::ctx::Ctx;
 use baton::handles::{self, KEPT, Started, Status, View};
 use baton::op::Reply;
-use baton::principal::{Grant, Principal, Role, Tenants};
+use baton::principal::{Grant, Principal, Role, Shown, Tenants};
 use serde_json::{Value, json};
 
 use crate::support::Server;
@@ -36,6 +36,7 @@ fn somebody(server: &Server, name: &str, role: Role) -> Ctx {
             ..Grant::default()
         },
         expires_at: None,
+        shown: Shown([0; 32]),
     };
     server.ctx("acme").of(Some(&Arc::new(principal)))
 }

@@ -11,6 +11,7 @@ mod support;
 
 mod access;
 mod access_calls;
+mod access_ends;
 mod access_keys;
 mod access_limits;
 mod access_rates;
