@@ -14,10 +14,12 @@ use crate::ctx::System;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
-use crate::{handles, sessions, tasks};
+use crate::{handles, limits, sessions, tasks};
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
+/// How often it is looked whether limits were set, or keys revoked, on another process.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often sessions are looked for that nobody comes back to, and handles that have expired.
 const FORGET: Duration = Duration::from_mins(1);
 /// When calls that still wait are answered that they can't go on, counted from the moment when the server begins to stop:
@@ -70,8 +72,8 @@ impl App {
         })
     }
 
-    /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due, and the removal of
-    /// sessions and handles that nobody comes back to.
+    /// Starts what runs besides the calls: the reaper of expired leases, timeouts and retries due, the removal of
+    /// sessions and handles that nobody comes back to, and the look at limits and keys that other processes changed.
     pub fn start_workers(&self) {
         self.start(
             REAP,
@@ -88,6 +90,13 @@ impl App {
             async { Ok(0) }
         });
         self.start(FORGET, |system| async move { handles::tick(&system).await });
+        self.start(LOOK, |system| async move { limits::tick(&system).await });
+        let access = self.access.clone();
+        self.start(LOOK, move |_| {
+            let access = access.clone();
+            // What ends takes a moment, and is no reason to look again at once.
+            async move { access.look_around().await.map(|_| 0) }
+        });
     }
 
     /// Runs `tick` until the server stops, at once again while there is something to do.

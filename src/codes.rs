@@ -270,6 +270,11 @@ pub const ALL: &[Code] = &[
         "The credential is for several tenants, and the call names none.",
     ),
     code(
+        "too_many_calls",
+        Kind::Limited,
+        "As much of yours goes on as the limit that the message names allows; come back when something has ended.",
+    ),
+    code(
         "too_many_listeners",
         Kind::Unavailable,
         "This server has as many open listeners as it may; come back after `retry_after_seconds`.",

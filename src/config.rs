@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::id::TenantId;
 use crate::places::{at_home, default_data};
+use crate::quota::{Caps, Given, Limit};
 use crate::secret::Secret;
 use crate::trace::Trace;
 
@@ -141,6 +142,16 @@ pub struct Settings {
     #[arg(long, env = "BATON_RATE_PER_TENANT", value_name = "N")]
     pub rate_per_tenant: Option<NonZeroU32>,
 
+    /// Other limits of calls, as `limits_get` names them; 0 is none [default: see Limits in README.md, for example `max_calls_per_tenant=50`]
+    #[arg(
+        long = "limit",
+        env = "BATON_LIMITS",
+        value_name = "NAME=N",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub limits: Vec<Given>,
+
     /// Tasks that one executor may hold at a time at most [default: 5]
     #[arg(long, env = "BATON_MAX_CONCURRENT_TASKS", value_name = "N")]
     pub max_concurrent_tasks: Option<u32>,
@@ -250,8 +261,8 @@ pub struct Config {
     pub cors_max_age: u32,
     /// Reverse proxies whose word is taken.
     pub trusted_proxies: Vec<IpAddr>,
-    /// How often somebody may call.
-    pub rates: Rates,
+    /// How often somebody may call, and how much of his may go on at a time, unless an administrator has said otherwise.
+    pub caps: Caps,
     /// Bounds for operations.
     pub limits: Limits,
     /// Sessions of older MCP clients at a time, of either transport.
@@ -271,17 +282,6 @@ impl Config {
 
 fn scheme(tls: Option<&Pair>) -> &'static str {
     if tls.is_some() { "https" } else { "http" }
-}
-
-/// How often somebody may call, in calls a second.
-#[derive(Debug, Clone, Default)]
-pub struct Rates {
-    /// From one address.
-    pub per_address: Option<NonZeroU32>,
-    /// With one credential.
-    pub per_credential: Option<NonZeroU32>,
-    /// For one tenant.
-    pub per_tenant: Option<NonZeroU32>,
 }
 
 /// Bounds that operations keep.
@@ -363,14 +363,6 @@ impl Settings {
         }
     }
 
-    fn rates(&self, file: &Self) -> Rates {
-        Rates {
-            per_address: self.rate_per_address.or(file.rate_per_address),
-            per_credential: self.rate_per_credential.or(file.rate_per_credential),
-            per_tenant: self.rate_per_tenant.or(file.rate_per_tenant),
-        }
-    }
-
     /// Completes these settings with those of `file`, then with defaults, and checks the whole.
     ///
     /// # Errors
@@ -382,7 +374,19 @@ impl Settings {
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5050)));
         let tls = self.tls(&file)?;
         let oidc = self.oidc(&file, &format!("{}://{listen}", scheme(tls.as_ref())))?;
-        let rates = self.rates(&file);
+        let most = |name: &str, of: fn(&Self) -> Option<u32>, default| match of(&self).or(of(&file))
+        {
+            None => Ok(default),
+            Some(most @ 1..=1_000_000) => Ok(usize::try_from(most)?),
+            Some(most) => bail!("{name} is {most}; 1 to 1000000 would be right"),
+        };
+        let max_waiting_calls = most("max_waiting_calls", |it| it.max_waiting_calls, 10_000)?;
+        let max_sessions = most("max_sessions", |it| it.max_sessions, 4_096)?;
+        let max_listeners = most("max_listeners", |it| it.max_listeners, 10_000)?;
+        let max_connections = most("max_connections", |it| it.max_connections, 16_384)?;
+        let rates = file.rates().chain(self.rates());
+        let given = file.limits.iter().chain(&self.limits).copied();
+        let given: Vec<Given> = given.chain(rates).collect();
         let ca_cert = path(self.ca_cert.as_ref(), file.ca_cert.as_ref());
         let allowed_origins = either(self.allowed_origins, file.allowed_origins);
         let auth = auth(either(self.auth, file.auth), listen, &allowed_origins)?;
@@ -398,17 +402,21 @@ impl Settings {
         if !(1..=1_000).contains(&max_concurrent_tasks) {
             bail!("max_concurrent_tasks is {max_concurrent_tasks}; 1 to 1000 would be right");
         }
-        let bound =
-            |name: &str, own: Option<u32>, file: Option<u32>, default: usize| match own.or(file) {
-                None => Ok(default),
-                Some(most @ 1..=1_000_000) => Ok(usize::try_from(most)?),
-                Some(most) => bail!("{name} is {most}; 1 to 1000000 would be right"),
-            };
+        let tenant = self.tenant.or(file.tenant);
+        // Where nobody is told from anybody, or there is one tenant alone, shares would protect nobody.
+        let are_told_apart = auth != [Auth::None] && tenant.is_none();
+        let wholes = [
+            (Limit::MaxWaitingCallsPerTenant, max_waiting_calls),
+            (Limit::MaxSessionsPerTenant, max_sessions),
+            (Limit::MaxListenersPerTenant, max_listeners),
+            (Limit::MaxConnectionsPerAddress, max_connections),
+        ];
+        let shared = if are_told_apart { &wholes[..] } else { &[] };
         Ok(Config {
             listen,
             data,
             database: self.database.or(file.database),
-            tenant: self.tenant.or(file.tenant),
+            tenant,
             auth,
             public_url: self.public_url.or(file.public_url),
             oidc,
@@ -424,7 +432,7 @@ impl Settings {
             allowed_origins,
             cors_max_age: self.cors_max_age.or(file.cors_max_age).unwrap_or(600),
             trusted_proxies: either(self.trusted_proxies, file.trusted_proxies),
-            rates,
+            caps: Caps::at_start(shared, &given),
             limits: Limits {
                 max_concurrent_tasks,
                 retry_backoff: Duration::from_millis(
@@ -432,26 +440,24 @@ impl Settings {
                         .or(file.retry_backoff_ms)
                         .unwrap_or(1_000),
                 ),
-                max_waiting_calls: bound(
-                    "max_waiting_calls",
-                    self.max_waiting_calls,
-                    file.max_waiting_calls,
-                    10_000,
-                )?,
+                max_waiting_calls,
             },
-            max_sessions: bound("max_sessions", self.max_sessions, file.max_sessions, 4_096)?,
-            max_listeners: bound(
-                "max_listeners",
-                self.max_listeners,
-                file.max_listeners,
-                10_000,
-            )?,
-            max_connections: bound(
-                "max_connections",
-                self.max_connections,
-                file.max_connections,
-                16_384,
-            )?,
+            max_sessions,
+            max_listeners,
+            max_connections,
+        })
+    }
+
+    /// The rates that have flags of their own.
+    fn rates(&self) -> impl Iterator<Item = Given> + use<> {
+        let rates = [
+            (Limit::RatePerAddress, self.rate_per_address),
+            (Limit::RatePerCredential, self.rate_per_credential),
+            (Limit::RatePerTenant, self.rate_per_tenant),
+        ];
+        rates.into_iter().filter_map(|(limit, most)| {
+            let value = most?.get();
+            Some(Given { limit, value })
         })
     }
 }

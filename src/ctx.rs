@@ -13,10 +13,12 @@ use crate::clock::{Clock, Time};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::id::{LeaseToken, TenantId};
+use crate::presence::{Presence, Stay};
 use crate::principal::Principal;
+use crate::quota::{Class, Limit};
 use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
-use crate::throttle::Throttle;
+use crate::throttle::{Key, Pass, Place, Throttle};
 use crate::trace::Trace;
 
 /// How long a worker's work is one process's without word from it.
@@ -32,6 +34,7 @@ struct Shared {
     random: Random,
     limits: Limits,
     throttle: Throttle,
+    presence: Arc<Presence>,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -44,7 +47,8 @@ impl System {
         let limits = config.limits.clone();
         Self(Arc::new(Shared {
             store,
-            throttle: Throttle::new(&config.rates, &clock),
+            throttle: Throttle::new(&config.caps, &clock),
+            presence: Arc::default(),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),
@@ -88,9 +92,14 @@ impl System {
         &self.0.random
     }
 
-    /// How often somebody may call.
+    /// How often somebody may call, and how much at a time.
     pub fn throttle(&self) -> &Throttle {
         &self.0.throttle
+    }
+
+    /// Who was let in lately.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.0.presence
     }
 
     /// The store.
@@ -153,8 +162,10 @@ impl System {
     }
 }
 
-/// A place among the calls that wait; dropping it lets another one wait.
-pub struct WaitingPlace(#[expect(dead_code, reason = "held, not used")] OwnedSemaphorePermit);
+/// A place among the calls that wait, and among those of its tenant; dropping it lets another one wait.
+pub struct WaitingPlace(
+    #[expect(dead_code, reason = "held, not used")] (OwnedSemaphorePermit, Place),
+);
 
 /// One call of one caller. Cheap to clone.
 #[derive(Clone)]
@@ -201,13 +212,43 @@ impl Ctx {
         self.principal.as_deref()
     }
 
-    /// Counts this call against what its caller and its tenant may.
+    /// Counts this call against what its caller and its tenant may. It goes on until the pass is dropped.
     ///
     /// # Errors
-    /// `rate_limited` says when to come back.
-    pub fn count(&self) -> Result<()> {
+    /// `rate_limited` or `too_many_calls`, with when to come back.
+    pub fn admit(&self, class: Class) -> Result<Pass> {
         let name = self.principal.as_ref().map(|principal| &principal.name);
-        self.system.0.throttle.admit(&self.tenant, name)
+        self.throttle().admit(&self.tenant, name, class)
+    }
+
+    /// A place of its tenant under a limit, until it is dropped.
+    ///
+    /// # Errors
+    /// `too_many_calls`, with when to come back.
+    pub fn place(&self, limit: Limit) -> Result<Place> {
+        let key = Key::Tenant(self.tenant.clone());
+        self.throttle().place(limit, &key)
+    }
+
+    /// Goes on by leave of its caller; `None` where nobody is asked who he is.
+    pub fn stay(&self) -> Option<Stay> {
+        let principal = self.principal.as_ref()?;
+        Some(self.presence().stay(principal))
+    }
+
+    /// How often somebody may call, and how much at a time.
+    pub fn throttle(&self) -> &Throttle {
+        &self.system.0.throttle
+    }
+
+    /// Who was let in lately.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.system.0.presence
+    }
+
+    /// What the whole process shares.
+    pub fn system(&self) -> &System {
+        &self.system
     }
 
     /// The clock.
@@ -298,17 +339,19 @@ impl Ctx {
     /// A place among the calls that wait, until it is dropped. Take it before anything is written for the call.
     ///
     /// # Errors
-    /// `too_many_waiting` when all places are taken.
+    /// `too_many_waiting` when all places are taken, `too_many_calls` when those of the tenant are.
     pub fn place_to_wait(&self) -> Result<WaitingPlace> {
+        let own = self.place(Limit::MaxWaitingCallsPerTenant)?;
         let place = self.system.0.waiting.clone().try_acquire_owned();
-        place.map(WaitingPlace).map_err(|_| {
+        let place = place.map_err(|_| {
             let most = self.system.0.limits.max_waiting_calls;
             Error::unavailable(
                 "too_many_waiting",
                 format!("{most} calls wait already; come back later, or ask without waiting (wait_seconds 0)"),
                 Duration::from_secs(5),
             )
-        })
+        })?;
+        Ok(WaitingPlace((place, own)))
     }
 
     /// Wake-ups whenever something of the tenant is committed. Take it before reading.
@@ -424,6 +467,11 @@ impl Scope {
     /// Randomness.
     pub fn random(&self) -> &Random {
         &self.system.0.random
+    }
+
+    /// How often somebody may call, and how much at a time.
+    pub fn throttle(&self) -> &Throttle {
+        &self.system.0.throttle
     }
 
     /// The limits of this server.

@@ -3,11 +3,11 @@
 //!
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
-//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`trace`], `places`, [`config`]: foundations;
+//! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`trace`], `places`, [`quota`], [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown;
-//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
+//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
-//! - [`access`]: who may come in;
+//! - [`access`]: who may come in; [`limits`]: what administrators allow them;
 //! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations; [`handles`] of its long calls, for clients that follow them;
 //! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs;
@@ -31,13 +31,16 @@ mod feed;
 pub mod handles;
 pub mod http;
 pub mod id;
+pub mod limits;
 pub mod mcp;
 pub mod op;
 pub mod orchestrator;
 pub mod outbound;
 pub mod page;
 mod places;
+pub mod presence;
 pub mod principal;
+pub mod quota;
 pub mod random;
 mod rounds;
 pub mod secret;

@@ -1,6 +1,7 @@
 //! Who was let in, and what he may do: roles, scopes, tenants, and the agents or the task that he is bound to. How
 //! somebody proves who he is, is `access`'s.
 
+use std::fmt;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -21,13 +22,21 @@ pub enum Permission {
     Orchestrate,
     /// Take work, report on it and end it.
     Execute,
-    /// Say who may come in, and with which limits.
+    /// Say who may come in to a tenant.
     Admin,
+    /// Say what holds for all tenants. It takes a credential for all of them.
+    Operate,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Orchestrate, Self::Execute, Self::Admin];
+    pub const ALL: [Self; 5] = [
+        Self::Read,
+        Self::Orchestrate,
+        Self::Execute,
+        Self::Admin,
+        Self::Operate,
+    ];
 
     /// The OAuth scope that stands for it.
     pub const fn scope(self) -> &'static str {
@@ -36,6 +45,7 @@ impl Permission {
             Self::Orchestrate => "tasks:orchestrate",
             Self::Execute => "tasks:execute",
             Self::Admin => "tenant:admin",
+            Self::Operate => "server:admin",
         }
     }
 }
@@ -151,6 +161,18 @@ pub struct Principal {
     pub grant: Grant,
     /// When he is to prove himself again (wall clock).
     pub expires_at: Option<Time>,
+    /// What he showed.
+    pub shown: Shown,
+}
+
+/// What somebody showed, as its hash: it tells one credential from another and opens nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shown(pub [u8; 32]);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
 }
 
 impl Principal {
@@ -185,7 +207,7 @@ impl Principal {
 
     /// Whether he may call the operation `name`, which needs `permission`.
     pub fn may(&self, permission: Permission, name: &str) -> bool {
-        self.grant.roles.iter().any(|role| role.may(permission))
+        self.has_role(permission)
             && self.is_in_scope(permission, name)
             && (self.grant.task.is_none()
                 || permission == Permission::Execute
@@ -195,6 +217,11 @@ impl Principal {
     /// Whether he may read what needs `permission` and belongs to no operation.
     pub fn may_see(&self, permission: Permission) -> bool {
         self.may(permission, "task_get")
+    }
+
+    fn has_role(&self, permission: Permission) -> bool {
+        self.grant.roles.iter().any(|role| role.may(permission))
+            && (permission != Permission::Operate || self.tenants == Tenants::All)
     }
 
     fn is_in_scope(&self, permission: Permission, name: &str) -> bool {
@@ -218,6 +245,10 @@ impl Principal {
         }
         if let Some(task) = &self.grant.task {
             let message = format!("this credential may speak only of the task {task}, not {name}");
+            return Err(forbidden(message));
+        }
+        if permission == Permission::Operate {
+            let message = format!("{name} needs the role admin, for all tenants");
             return Err(forbidden(message));
         }
         let roles = Role::ALL.into_iter().filter(|role| role.may(permission));

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::caller::{Ability, Answers, Ask, Caller, Level, Notes, Question, Reach, Said};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::presence::Stay;
 use crate::sessions;
 
 /// What waits to be sent; more progress is skipped, since the next step says more.
@@ -289,7 +290,12 @@ async fn ask(ctx: &Ctx, peer: &Peer<RoleServer>, ask: Ask) -> Option<Value> {
     };
     let options = PeerRequestOptions::with_timeout(PATIENCE);
     let sent = peer.send_request_with_option(request, options).await.ok()?;
-    let answer = sent.await_response().await.inspect_err(|error| {
+    let stay = ctx.stay();
+    let answer = tokio::select! {
+        answer = sent.await_response() => answer,
+        () = Stay::over(stay.as_ref()) => return None,
+    };
+    let answer = answer.inspect_err(|error| {
         tracing::debug!(%error, "a question was not answered");
     });
     serde_json::to_value(answer.ok()?).ok()

@@ -19,11 +19,12 @@ const LAYERS: [&[&str]; 14] = [
         "splice",
         "principal",
         "trace",
+        "quota",
         "config",
     ],
     &["caller", "database", "outbound", "tls"],
     &["store"],
-    &["throttle"],
+    &["presence", "throttle"],
     &["ctx"],
     &["events", "tenants", "op"],
     &[
@@ -32,6 +33,7 @@ const LAYERS: [&[&str]; 14] = [
         "end_task",
         "executor",
         "federation",
+        "limits",
         "memory",
         "messages",
         "monitoring",
@@ -56,7 +58,10 @@ const LAYERS: [&[&str]; 14] = [
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
 const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
-    ("config", &["error", "id", "places", "secret", "trace"]),
+    (
+        "config",
+        &["error", "id", "places", "quota", "secret", "trace"],
+    ),
     ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),

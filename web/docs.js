@@ -249,6 +249,7 @@ function operationSection(tool) {
   const facts = make("div", { class: "facts" },
     isTool && fact("MCP tool ", tool.name),
     fact("permission ", operation["x-permission"]),
+    isTool && fact("limited as ", operation["x-rate-classes"].join(", ")),
     isTool && make("span", { class: "fact" }, EFFECTS[operation["x-effect"]] || operation["x-effect"]),
     operation["x-idempotent"] === true && make("span", { class: "fact" }, "safe to repeat"));
   return make("section", { class: "operation", id: tool.name },

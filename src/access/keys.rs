@@ -7,7 +7,7 @@ use serde_json::json;
 use super::hash_of;
 use super::store::{self, Kept};
 use crate::clock::Time;
-use crate::ctx::{Scope, System};
+use crate::ctx::{Ctx, Scope, System};
 use crate::error::{Error, Kind, Result};
 use crate::events;
 use crate::id::{AgentId, TaskId, TenantId};
@@ -36,12 +36,14 @@ pub fn operations() -> Vec<Op> {
             .about("List keys", "List the keys of this tenant: what they allow, until when, and when they were last used.")
             .at("GET", "/api/v1/keys")
             .sample(|| json!({"limit": 10})),
-        Op::write("key_rotate", Admin, rotate)
+        Op::waiting("key_rotate", Admin, rotate_now)
+            .at_once()
             .about("Rotate a key", "Give a key another text, shown this once. The old one stays good for keep_old_seconds.")
             .at("POST", "/api/v1/keys/{key_id}/rotate")
             .sample(|| json!({"key_id": "bt_0000000000000000"})),
-        Op::write("key_revoke", Admin, revoke)
-            .about("Revoke a key", "Let its holder in no more; within a second on every process.")
+        Op::waiting("key_revoke", Admin, revoke_now)
+            .at_once()
+            .about("Revoke a key", "Let its holder in no more, and end what goes on by its leave: at once here, within a second on every process.")
             .destructive()
             .at("DELETE", "/api/v1/keys/{key_id}")
             .sample(|| json!({"key_id": "bt_0000000000000000"})),
@@ -141,7 +143,7 @@ struct View {
 }
 
 /// Which key, and how long its old text stays good.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct Rotate {
     /// The key
     #[schemars(regex(pattern = "^bt_[0-9a-f]{16}$"))]
@@ -153,7 +155,7 @@ struct Rotate {
 }
 
 /// Which key.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct Revoke {
     /// The key
     #[schemars(regex(pattern = "^bt_[0-9a-f]{16}$"))]
@@ -328,6 +330,26 @@ impl View {
             last_used_at: kept.last_used_at,
         }
     }
+}
+
+/// Rotates a key. This process forgets what it knew of it.
+async fn rotate_now(ctx: Ctx, input: Rotate) -> Result<Created> {
+    let name = format!("key:{}", input.key_id);
+    let rotated = ctx
+        .write(move |scope, tx| rotate(scope, tx, &input))
+        .await?;
+    ctx.presence().doubt(&name);
+    Ok(rotated)
+}
+
+/// Revokes a key. What goes on by its leave in this process ends before this is answered.
+async fn revoke_now(ctx: Ctx, input: Revoke) -> Result<Revoked> {
+    let name = format!("key:{}", input.key_id);
+    let revoked = ctx
+        .write(move |scope, tx| revoke(scope, tx, &input))
+        .await?;
+    ctx.presence().end_all_of(&name);
+    Ok(revoked)
 }
 
 fn rotate(scope: &Scope, tx: &mut Tx<'_>, input: &Rotate) -> Result<Created> {

@@ -1,7 +1,8 @@
 //! Who may come in: what somebody shows becomes a principal, or he stays outside. Keys are this server's own, tokens an
 //! authorization server's.
 //!
-//! A principal is remembered for a second: a key that is revoked opens no door longer than that, on any process.
+//! A principal is remembered for a second: a key that is revoked opens no door longer than that, on any process, and what
+//! goes on by its leave ends. Where it is revoked, that is at once.
 
 mod issuer;
 pub mod keys;
@@ -26,7 +27,7 @@ use crate::ctx::{Ctx, System};
 use crate::error::{Error, Kind, Result};
 use crate::events;
 use crate::id::TenantId;
-use crate::principal::{Principal, Tenants};
+use crate::principal::{Principal, Shown};
 use crate::trace::Trace;
 use token::Tokens;
 
@@ -40,22 +41,16 @@ const STRANGERS: usize = 1_000;
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 /// What an ordinary client asks its user for.
 const SCOPES: &str = "tasks:read tasks:orchestrate tasks:execute";
-/// Credentials that are remembered; then all are forgotten and looked at again.
-const REMEMBERED: usize = 20_000;
+/// Keys that are looked at in one round.
+const LOOKED_AT: usize = 500;
 
 /// The door.
 pub struct Access {
     system: System,
     auth: Vec<Auth>,
     tokens: Option<Tokens>,
-    known: DashMap<[u8; 32], Known>,
     /// How often each address was turned away since that was last logged.
     strangers: DashMap<Option<IpAddr>, u64>,
-}
-
-struct Known {
-    principal: Arc<Principal>,
-    until: Time,
 }
 
 /// What a refused principal wanted.
@@ -77,7 +72,6 @@ impl Access {
         Ok(Self {
             tokens: tokens.transpose()?,
             auth: config.auth.clone(),
-            known: DashMap::new(),
             strangers: DashMap::new(),
             system,
         })
@@ -147,62 +141,82 @@ impl Access {
                 ))
             };
         };
-        let hash = hash_of(credential);
-        let principal = if let Some(principal) = self.remembered(&hash) {
+        let shown = Shown(hash_of(credential));
+        let (clock, presence) = (self.system.clock(), self.system.presence());
+        let principal = if let Some(principal) = presence.find(&shown, clock.steady()) {
             principal
         } else {
-            let principal = Arc::new(self.look_up(credential, &hash).await?);
-            self.remember(hash, &principal);
+            let principal = Arc::new(self.look_up(credential, shown).await?);
+            presence.remember(&principal, clock.steady() + FRESH);
             principal
         };
-        let is_over = |until: Time| until <= self.system.clock().now();
-        if principal.expires_at.is_some_and(is_over) {
+        if is_over(&principal, clock.now()) {
             return Err(invalid());
         }
         Ok(Some(principal))
     }
 
-    fn remembered(&self, hash: &[u8; 32]) -> Option<Arc<Principal>> {
-        let known = self.known.get(hash)?;
-        (known.until > self.system.clock().steady()).then(|| known.principal.clone())
-    }
-
-    fn remember(&self, hash: [u8; 32], principal: &Arc<Principal>) {
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
-        }
-        let known = Known {
-            principal: principal.clone(),
-            until: self.system.clock().steady() + FRESH,
-        };
-        self.known.insert(hash, known);
-    }
-
-    async fn look_up(&self, credential: &str, hash: &[u8; 32]) -> Result<Principal> {
+    async fn look_up(&self, credential: &str, shown: Shown) -> Result<Principal> {
         let now = self.system.clock().now();
         let Some(id) = keys::id_of(credential).filter(|_| self.auth.contains(&Auth::Keys)) else {
             let tokens = self.tokens.as_ref().ok_or_else(invalid)?;
-            return tokens.read(credential, now).await;
+            return tokens.read(credential, shown, now).await;
         };
         let id = id.to_owned();
         let find = move |tx: &mut crate::store::SystemTx<'_>| store::find_anywhere(tx, &id);
         let kept = self.system.survey(find).await?.ok_or_else(invalid)?;
-        let is_it = |known: &[u8]| bool::from(known.ct_eq(hash));
-        let is_old = kept.old_until.is_some_and(|until| until > now)
-            && kept.old_hash.as_deref().is_some_and(is_it);
-        if !is_it(&kept.hash) && !is_old {
+        if !opens(&kept, &shown, now) {
             return Err(invalid());
         }
         if kept.last_used_at.is_none_or(|at| now.since(at) > EXACT) {
             self.note_use(&kept).await;
         }
-        let tenants = kept.tenant.clone();
         Ok(Principal {
             name: format!("key:{}", kept.key_id).into(),
-            tenants: tenants.map_or(Tenants::All, |tenant| Tenants::These(vec![tenant])),
+            tenants: kept.tenants(),
             grant: kept.grant,
             expires_at: kept.expires_at,
+            shown,
         })
+    }
+
+    /// Ends what goes on by leave of credentials that are good no longer, and says of how many: keys that were revoked or
+    /// changed on whatever process, and whatever has expired.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub async fn look_around(&self) -> Result<usize> {
+        let presence = self.system.presence();
+        let now = self.system.clock().now();
+        let (over, rest): (Vec<_>, Vec<_>) = presence
+            .staying()
+            .into_iter()
+            .partition(|who| is_over(who, now));
+        let mut gone: Vec<Shown> = over.into_iter().map(|who| who.shown).collect();
+        let keys = rest.into_iter().filter_map(|who| {
+            let id = who.name.strip_prefix("key:")?.to_owned();
+            Some((id, who))
+        });
+        let keys: Vec<_> = keys.collect();
+        for some in keys.chunks(LOOKED_AT) {
+            let ids: Vec<String> = some.iter().map(|(id, _)| id.clone()).collect();
+            let find = move |tx: &mut crate::store::SystemTx<'_>| store::find_all(tx, &ids);
+            let found = self.system.survey(find).await?;
+            let is_gone = |(id, who): &&(String, Arc<Principal>)| {
+                let kept = found.get(id);
+                !kept.is_some_and(|kept| {
+                    opens(kept, &who.shown, now)
+                        && kept.tenants() == who.tenants
+                        && kept.grant == who.grant
+                })
+            };
+            let unknown = some.iter().filter(is_gone);
+            gone.extend(unknown.map(|(_, who)| who.shown));
+        }
+        for shown in &gone {
+            presence.end(shown);
+        }
+        Ok(gone.len())
     }
 
     /// Counts somebody at `address` who could not prove who he is. Strangers are logged together, once a minute: what they do
@@ -263,6 +277,24 @@ fn resource_at(path: &str) -> String {
         Some(Ok(tenant)) => format!("/t/{tenant}/mcp"),
         _ => "/mcp".to_owned(),
     }
+}
+
+/// Whether somebody is to prove himself again.
+fn is_over(principal: &Principal, now: Time) -> bool {
+    principal.expires_at.is_some_and(|until| until <= now)
+}
+
+/// Whether what was shown is the key, or what the key was before it was rotated, as long as that is good.
+fn opens(kept: &store::Kept, shown: &Shown, now: Time) -> bool {
+    let is_it = |known: &[u8]| bool::from(known.ct_eq(&shown.0));
+    let is_old = kept.old_until.is_some_and(|until| until > now)
+        && kept.old_hash.as_deref().is_some_and(is_it);
+    is_it(&kept.hash) || is_old
+}
+
+/// What goes on by leave of a credential that is good no longer is answered so.
+pub fn no_longer() -> Error {
+    invalid()
 }
 
 fn hash_of(credential: &str) -> [u8; 32] {

@@ -1,10 +1,12 @@
 //! SQL of keys.
 
+use std::collections::HashMap;
+
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::page::Position;
-use crate::principal::Grant;
+use crate::principal::{Grant, Tenants};
 use crate::store::{Row, SystemTx, Tx, vals};
 
 /// A key as the database keeps it.
@@ -24,6 +26,17 @@ pub(super) struct Kept {
     pub(super) expires_at: Option<Time>,
     pub(super) last_used_at: Option<Time>,
 }
+
+impl Kept {
+    /// The tenants that it is for.
+    pub(super) fn tenants(&self) -> Tenants {
+        let tenant = self.tenant.clone();
+        tenant.map_or(Tenants::All, |tenant| Tenants::These(vec![tenant]))
+    }
+}
+
+/// Keys in one statement.
+const TOGETHER: usize = 4;
 
 /// What stands for all tenants; no tenant has such a name.
 const ALL: &str = "*";
@@ -88,6 +101,28 @@ pub(super) fn find_anywhere(tx: &mut SystemTx<'_>, id: &str) -> Result<Option<Ke
         &vals![id],
     )?;
     rows.into_iter().next().map(kept).transpose()
+}
+
+/// Those of the keys `ids` that there are, whosever they are.
+pub(super) fn find_all(tx: &mut SystemTx<'_>, ids: &[String]) -> Result<HashMap<String, Kept>> {
+    let mut found = HashMap::with_capacity(ids.len());
+    for some in ids.chunks(TOGETHER) {
+        // The last one again where there are fewer.
+        let id = |index: usize| some.get(index).or(some.last()).map(String::as_str);
+        let rows = tx.query(
+            concat!(
+                "SELECT ",
+                columns!(),
+                " FROM keys WHERE key_id IN ($1, $2, $3, $4)"
+            ),
+            &vals![id(0), id(1), id(2), id(3)],
+        )?;
+        for row in rows {
+            let kept = kept(row)?;
+            found.insert(kept.key_id.clone(), kept);
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn note_use(tx: &mut SystemTx<'_>, id: &str, now: Time) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Oidc;
 use crate::error::Result;
 use crate::id::TenantId;
-use crate::principal::{Grant, Permission, Principal, Role, Tenants};
+use crate::principal::{Grant, Permission, Principal, Role, Shown, Tenants};
 
 /// By how much the issuer's clock and ours may differ.
 const SKEW: Duration = Duration::from_mins(1);
@@ -44,7 +44,7 @@ impl Tokens {
     ///
     /// # Errors
     /// `invalid_credential`; `issuer_unreachable`.
-    pub(super) async fn read(&self, token: &str, now: Time) -> Result<Principal> {
+    pub(super) async fn read(&self, token: &str, shown: Shown, now: Time) -> Result<Principal> {
         if token.len() > LONGEST {
             return Err(invalid());
         }
@@ -63,10 +63,11 @@ impl Tokens {
             .find_map(|key| decode::<Map<String, Value>>(token, key, &rules).ok())
             .ok_or_else(invalid)?
             .claims;
-        self.principal(&claims, now).ok_or_else(invalid)
+        let principal = self.principal(&claims, shown, now);
+        principal.ok_or_else(invalid)
     }
 
-    fn principal(&self, claims: &Map<String, Value>, now: Time) -> Option<Principal> {
+    fn principal(&self, claims: &Map<String, Value>, shown: Shown, now: Time) -> Option<Principal> {
         let expires_at = moment(claims.get("exp")?)? + SKEW;
         if let Some(since) = claims.get("nbf") {
             (moment(since)? <= now + SKEW).then_some(())?;
@@ -97,6 +98,7 @@ impl Tokens {
             tenants,
             grant: self.grant(claims),
             expires_at: Some(expires_at),
+            shown,
         })
     }
 
@@ -147,7 +149,7 @@ fn role_for(permission: Permission) -> Role {
         Permission::Read => Role::Observer,
         Permission::Orchestrate => Role::Orchestrator,
         Permission::Execute => Role::Executor,
-        Permission::Admin => Role::Admin,
+        Permission::Admin | Permission::Operate => Role::Admin,
     }
 }
 

@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::op::{Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
+use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
-use crate::{access, end_task, executor, orchestrator};
+use crate::presence::Stay;
+use crate::{access, end_task, executor, limits, orchestrator};
 
 pub use published::{Published, schemas};
 
@@ -87,6 +88,7 @@ impl Catalog {
             executor::operations(),
             end_task::operations(),
             access::keys::operations(),
+            limits::operations(),
         ]
         .into_iter()
         .flatten()
@@ -151,9 +153,13 @@ impl Catalog {
     /// As [`Catalog::call`].
     pub async fn answer(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Output> {
         let op = self.require(name)?;
-        ctx.count()?;
+        let _pass = ctx.admit(op.class(&input))?;
         let known = ctx.principal().map(|_| ctx.without_caller());
-        let outcome = op.call(ctx, input).await;
+        let stay = if op.waits(&input) { ctx.stay() } else { None };
+        let outcome = match stay {
+            None => op.call(ctx, input).await,
+            Some(stay) => Box::pin(by_leave(stay, op.call(ctx, input))).await,
+        };
         if let (Some(ctx), Err(error)) = (known, &outcome)
             && error.kind() == Kind::Forbidden
         {
@@ -199,7 +205,7 @@ impl Catalog {
             .iter()
             .find_map(|kind| Some((kind, kind.matches(uri)?)));
         let (kind, params) = found.ok_or_else(|| unknown_resource(uri))?;
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         if let Err(error) = admit(ctx, kind, &params) {
             access::note_refusal(ctx, uri, &error).await;
             return Err(error);
@@ -221,7 +227,7 @@ impl Catalog {
     /// # Errors
     /// `invalid_cursor`, or a failure of the database.
     pub async fn list(&self, ctx: &Ctx, cursor: Option<&str>, limit: u32) -> Result<Page<'_>> {
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         // The position's id says which kind the page is in: "index/id".
         let (first, mut behind) = match cursor {
             None => (0, None),
@@ -272,7 +278,7 @@ impl Catalog {
     pub fn ops_for<'a>(&'a self, ctx: &'a Ctx) -> impl Iterator<Item = (usize, &'a Op)> {
         let may = |op: &Op| match ctx.principal() {
             Some(principal) => principal.may(op.permission, op.name),
-            None => op.permission != Permission::Admin,
+            None => !matches!(op.permission, Permission::Admin | Permission::Operate),
         };
         self.parts
             .ops
@@ -318,7 +324,7 @@ impl Catalog {
         if !is_open(ctx, kind) {
             return Ok(Suggestions::none());
         }
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
         let asked = Suggestions::ASKED;
         let found = ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, asked));
@@ -348,7 +354,7 @@ impl Catalog {
         if !shows(ctx, Permission::Read) {
             return Ok(Suggestions::none());
         }
-        ctx.count()?;
+        let _pass = ctx.admit(Class::Read)?;
         let (complete, prefix) = (argument.complete, prefix.to_owned());
         let found = ctx.read(move |scope, tx| complete(scope, tx, &prefix, Suggestions::ASKED));
         found.await.map(Suggestions::of)
@@ -371,6 +377,15 @@ impl Catalog {
             .iter()
             .filter_map(|kind| (kind.changed_by)(event))
             .collect()
+    }
+}
+
+/// What a call that may wait answers, as long as its caller's credential is good.
+async fn by_leave<T>(stay: Stay, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        outcome = call => outcome,
+        () = Stay::over(Some(&stay)) => Err(access::no_longer()),
     }
 }
 

@@ -143,6 +143,7 @@ fn describe(operation: &str) -> anyhow::Result<ExitCode> {
         "name": op.name,
         "title": op.title,
         "description": op.description,
+        "limited_as": op.classes(),
         "input": op.input_schema,
         "output": op.output_schema,
     }))?;

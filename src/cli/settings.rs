@@ -66,7 +66,8 @@ fn value(arg: &Arg) -> String {
         .rsplit_once("[default: ")
         .and_then(|(_, rest)| rest.strip_suffix(']'))
         // A default that is described ends with an example of it.
-        .and_then(|default| default.rsplit(' ').next());
+        .and_then(|default| default.rsplit(' ').next())
+        .map(|default| default.trim_matches('`'));
     let sample = || {
         let name = arg.get_value_names().and_then(|names| names.first());
         match name.map(clap::builder::Str::as_str) {

@@ -18,8 +18,11 @@ use crate::ctx::{Ctx, Scope, System};
 use crate::error::{Error, Kind, Result};
 use crate::events::{self, Event};
 use crate::id::{HandleId, TenantId};
-use crate::op::{Ask, Begun, Follow, Op, Output, Reply, Stage, Standing};
+use crate::limits::live_handles;
+use crate::op::{Ask, Begun, Class, Follow, Op, Output, Reply, Stage, Standing};
+use crate::quota::Limit;
 use crate::store::Tx;
+use crate::throttle;
 
 /// How long a handle is good.
 pub const KEPT: Duration = Duration::from_hours(7 * 24);
@@ -182,14 +185,14 @@ impl Handle {
 /// returns.
 ///
 /// # Errors
-/// `rate_limited`; what the operation answers to such a call.
+/// `rate_limited`; `too_many_calls` when too many of the tenant have not ended; what the operation answers to such a call.
 pub async fn begin(
     ctx: &Ctx,
     op: &Op,
     input: Map<String, Value>,
     may_ask: bool,
 ) -> Result<Started> {
-    ctx.count()?;
+    let _pass = ctx.admit(Class::Write)?;
     let follow = follow(op)?;
     let ready = op.ready(ctx, input).await;
     let input = noted(ctx, op.name, ready).await?;
@@ -209,8 +212,19 @@ pub async fn begin(
             expires_at: scope.steady() + KEPT,
             outcome: None,
         };
+        let most = scope
+            .throttle()
+            .cap(Limit::MaxHandlesPerTenant, tx.tenant());
         store::insert(tx, &handle, owner(scope))?;
-        handle.settle(scope, tx, &follow).map(Started::Handle)
+        let view = handle.settle(scope, tx, &follow)?;
+        // Counted last, since what has ended by now takes no room. Whoever is refused has begun nothing.
+        if let Some(most) = most
+            && !view.status.is_terminal()
+            && live_handles(tx, scope.steady())? > most
+        {
+            return Err(throttle::full(Limit::MaxHandlesPerTenant, most));
+        }
+        Ok(Started::Handle(view))
     })
     .await
 }

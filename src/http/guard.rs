@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 
 use super::error::Problem;
 use super::listen::Peer;
@@ -18,6 +19,7 @@ use crate::access::Access;
 use crate::app::App;
 use crate::ctx::System;
 use crate::error::{Error, Kind};
+use crate::throttle::Pass;
 use crate::trace::Trace;
 
 /// Headers that a page of another origin may read.
@@ -171,11 +173,11 @@ impl Guard {
     async fn let_in(&self, mut request: Request, next: Next) -> Response {
         let path = request.uri().path();
         let address = self.address(&request);
-        if let Some(address) = address
-            && let Err(error) = self.system.throttle().admit_address(address)
-        {
-            return Problem::from(error).into_response();
-        }
+        let pass = match address.map(|address| self.system.throttle().admit_address(address)) {
+            Some(Err(error)) => return Problem::from(error).into_response(),
+            Some(Ok(pass)) => pass,
+            None => Pass::default(),
+        };
         if !OPEN.contains(&path) && !path.starts_with(PUBLISHED) {
             let shown = credential(request.headers());
             match self.access.let_in(shown).await {
@@ -187,7 +189,7 @@ impl Guard {
                 }
             }
         }
-        caught(request, next).await
+        hold(pass, caught(request, next).await)
     }
 
     /// Where a request comes from: the other end of its connection, or what that says, where its word is taken.
@@ -223,6 +225,18 @@ impl Guard {
         }
         response
     }
+}
+
+/// Keeps the places of a request until all of its answer has left: a stream goes on for long after its head.
+fn hold(pass: Pass, response: Response) -> Response {
+    if pass.is_empty() || response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let body = body.into_data_stream().inspect(move |_| {
+        let _ = &pass;
+    });
+    Response::from_parts(parts, Body::from_stream(body))
 }
 
 /// Whom proxies say that they forward, the first hop first (RFC 7239 §4, or X-Forwarded-For); `None` for who is hidden.

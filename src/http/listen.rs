@@ -24,6 +24,9 @@ use tower_service::Service;
 use super::error::Problem;
 use super::http2::Watch;
 use super::patient::Patient;
+use crate::ctx::System;
+use crate::quota::Limit;
+use crate::throttle::{Key, Place};
 use crate::tls::Tls;
 
 /// How long calls in flight may go on once the server stops. Container runtimes kill ten seconds after they asked, and
@@ -38,6 +41,9 @@ const TURNED_AWAY: usize = 64;
 /// What they are told, and how long they have to read it.
 const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 32\r\n\r\ntoo many connections, come back\n";
+const NO_SHARE: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 77\r\n\r\n\
+    too many connections from your address (max_connections_per_address is full)\n";
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -49,18 +55,59 @@ const HEAD_BYTES: u32 = 16 << 10;
 /// How long a client of HTTP/2 may owe the answer to a ping, which it is sent when nothing else shows that it lives.
 pub(super) const PING: Duration = Duration::from_secs(20);
 
-/// Serves `router`, over TLS if there is a certificate, on at most `most` connections until `stopping`, then lets calls in
-/// flight finish within `grace` and cuts what is left.
+/// Room for connections: for all, and for one address.
+pub(super) struct Room {
+    slots: Arc<Semaphore>,
+    /// Who counts those of an address, and whose connections are many others'.
+    shares: Option<(System, Vec<IpAddr>)>,
+}
+
+/// What a connection takes of it.
+type Slot = (OwnedSemaphorePermit, Option<Place>);
+
+impl Room {
+    /// Room for so many connections.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(most)),
+            shares: None,
+        }
+    }
+
+    /// Counts those of each address but `proxies`.
+    pub(super) fn shared(mut self, system: &System, proxies: &[IpAddr]) -> Self {
+        self.shares = Some((system.clone(), proxies.to_vec()));
+        self
+    }
+
+    /// A place for a connection of `peer`, or what it is told.
+    fn slot(&self, peer: IpAddr) -> Result<Slot, &'static str> {
+        let slot = self.slots.clone().try_acquire_owned();
+        let slot = slot.map_err(|_| NO_ROOM)?;
+        let peer = peer.to_canonical();
+        let share = match &self.shares {
+            Some((system, proxies)) if !proxies.contains(&peer) => {
+                let limit = Limit::MaxConnectionsPerAddress;
+                let place = system.throttle().place(limit, &Key::of_address(peer));
+                Some(place.map_err(|_| NO_SHARE)?)
+            }
+            _ => None,
+        };
+        Ok((slot, share))
+    }
+}
+
+/// Serves `router`, over TLS if there is a certificate, on as many connections as there is `room` for until `stopping`, then
+/// lets calls in flight finish within `grace` and cuts what is left.
 pub(super) async fn listen(
     (listener, tls): (TcpListener, Option<Arc<Tls>>),
     router: Router,
-    most: usize,
+    room: Room,
     stopping: CancellationToken,
     grace: Duration,
 ) -> io::Result<()> {
     listener.local_addr()?;
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
-    let slots = Arc::new(Semaphore::new(most));
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     loop {
         let (stream, peer) = tokio::select! {
@@ -68,16 +115,20 @@ pub(super) async fn listen(
             () = stopping.cancelled() => break,
             accepted = accept(&listener) => accepted,
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            if let Ok(turn) = turned_away.clone().try_acquire_owned() {
-                let (cut, tls) = (cut.clone(), tls.clone());
-                connections.spawn(async move {
-                    let farewell = tokio::time::timeout(FAREWELL, has_no_room(stream, tls));
-                    cut.run_until_cancelled(farewell).await;
-                    drop(turn);
-                });
+        let slot = match room.slot(peer) {
+            Ok(slot) => slot,
+            Err(told) => {
+                if let Ok(turn) = turned_away.clone().try_acquire_owned() {
+                    let (cut, tls) = (cut.clone(), tls.clone());
+                    connections.spawn(async move {
+                        let farewell = Box::pin(has_no_room(stream, tls, told));
+                        let farewell = tokio::time::timeout(FAREWELL, farewell);
+                        cut.run_until_cancelled(farewell).await;
+                        drop(turn);
+                    });
+                }
+                continue;
             }
-            continue;
         };
         let (router, ends) = (router.clone(), (stopping.clone(), cut.clone()));
         match tls.clone() {
@@ -102,10 +153,10 @@ pub(super) async fn listen(
 }
 
 /// Says that there is no room.
-async fn has_no_room(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<()> {
+async fn has_no_room(stream: TcpStream, tls: Option<Arc<Tls>>, told: &str) -> io::Result<()> {
     match tls {
-        None => turn_away(stream, NO_ROOM).await,
-        Some(tls) => turn_away(agree(stream, &tls).await?, NO_ROOM).await,
+        None => turn_away(stream, told).await,
+        Some(tls) => turn_away(agree(stream, &tls).await?, told).await,
     }
 }
 
@@ -152,7 +203,7 @@ async fn converse(
     (stream, peer): (TcpStream, IpAddr),
     router: Router,
     ends: (CancellationToken, CancellationToken),
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 ) {
     let speaks_http2 = tokio::select! {
         spoken = tokio::time::timeout(HEAD, speaks_http2(&stream)) => spoken,
@@ -173,7 +224,7 @@ async fn converse_over(
     (stream, peer): (TcpStream, IpAddr),
     router: Router,
     ends: (CancellationToken, CancellationToken),
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 ) {
     let agreed = tokio::select! {
         agreed = tokio::time::timeout(HANDSHAKE, agree(stream, &tls)) => agreed,
@@ -323,7 +374,13 @@ mod tests {
         let router = Router::new().route("/", get(endless));
         let grace = Duration::from_millis(50);
         let mut serving = JoinSet::new();
-        serving.spawn(listen((listener, None), router, 1, stopping.clone(), grace));
+        serving.spawn(listen(
+            (listener, None),
+            router,
+            Room::new(1),
+            stopping.clone(),
+            grace,
+        ));
         let mut call = TcpStream::connect(address).await.unwrap();
         call.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .await
@@ -343,7 +400,13 @@ mod tests {
         let stopping = CancellationToken::new();
         let router = Router::new().route("/", get(|| async { "here" }));
         let mut serving = JoinSet::new();
-        serving.spawn(listen((listener, None), router, 8, stopping.clone(), GRACE));
+        serving.spawn(listen(
+            (listener, None),
+            router,
+            Room::new(8),
+            stopping.clone(),
+            GRACE,
+        ));
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let mut modern = TcpStream::connect(address).await.unwrap();
         modern.write_all(b"PR").await.unwrap();
@@ -377,7 +440,7 @@ mod tests {
         serving.spawn(listen(
             port,
             Router::new(),
-            8,
+            Room::new(8),
             CancellationToken::new(),
             GRACE,
         ));

@@ -29,6 +29,7 @@ use crate::app::App;
 use crate::tls::Tls;
 use error::Problem;
 use guard::Guard;
+use listen::Room;
 
 /// Serves REST and what `mcp` has on `listener`, over TLS if there is a certificate, until the app stops. Then no connection is
 /// accepted any more, calls in flight have seven seconds to finish, and what is left is cut. The store must be open until this
@@ -43,10 +44,11 @@ pub async fn serve(
     mcp: Router,
 ) -> std::io::Result<()> {
     let router = guarded(&app, mcp);
-    let (most, stopping) = (app.config.max_connections, app.stopping().clone());
+    let (config, stopping) = (&app.config, app.stopping().clone());
+    let room = Room::new(config.max_connections).shared(&app.system, &config.trusted_proxies);
     let watching = tls.clone().map(|tls| tls.watch(stopping.clone()));
     let port = (listener, tls);
-    let serving = listen::listen(port, router, most, stopping, listen::GRACE);
+    let serving = listen::listen(port, router, room, stopping, listen::GRACE);
     let (served, _) = tokio::join!(serving, OptionFuture::from(watching));
     served
 }

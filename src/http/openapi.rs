@@ -109,6 +109,7 @@ fn operation(op: &Op, route: &Route, number: usize) -> Value {
             Effect::Destructive => "destructive",
         },
         "x-idempotent": op.idempotent,
+        "x-rate-classes": op.classes(),
         "x-canonical": number == 0,
     });
     if route.method == "GET" {
@@ -210,6 +211,7 @@ fn responses(op: &Op) -> Value {
         "400": { "$ref": "#/components/responses/Invalid" },
         "404": { "$ref": "#/components/responses/NotFound" },
         "409": { "$ref": "#/components/responses/Conflict" },
+        "429": { "$ref": "#/components/responses/Limited" },
         "503": { "$ref": "#/components/responses/Unavailable" },
         "default": { "$ref": "#/components/responses/Problem" },
     })
@@ -260,6 +262,7 @@ fn components() -> Value {
             "Invalid": problem("The input is wrong; `details` says where."),
             "NotFound": problem("There is no such thing in this tenant."),
             "Conflict": problem("The call does not fit the state of things."),
+            "Limited": problem("A limit of calls is reached, as `detail` names it; `Retry-After` says when to come back."),
             "Unavailable": problem("Not now; `Retry-After` says when."),
             "Problem": problem("Any other error."),
         },

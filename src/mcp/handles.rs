@@ -21,7 +21,7 @@ use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::feed::{Change, News, What};
 use crate::handles::{self, KEPT, Started, Status, View};
-use crate::op::{Ask, Op, Reply};
+use crate::op::{Ask, Class, Op, Reply};
 use crate::rounds::{is_legacy, shows_forms};
 
 /// How often a client is to ask that is not told.
@@ -72,6 +72,8 @@ pub(super) async fn get(
     ctx: &Ctx,
     id: &str,
 ) -> std::result::Result<DetailedTask, ErrorData> {
+    let admitted = ctx.admit(Class::Read);
+    let _pass = admitted.map_err(|error| protocol_error(&error))?;
     let view = handles::get(&app.catalog, ctx, id).await;
     detailed(&view.map_err(|error| protocol_error(&error))?)
 }
@@ -83,6 +85,7 @@ pub(super) async fn update(
     responses: InputResponses,
 ) -> std::result::Result<(), ErrorData> {
     let answered = async {
+        let _pass = ctx.admit(Class::Write)?;
         let view = handles::get(&app.catalog, ctx, id).await?;
         let Status::Asking(asks) = view.status else {
             return Ok(());
@@ -99,8 +102,11 @@ pub(super) async fn update(
 }
 
 pub(super) async fn cancel(app: &App, ctx: &Ctx, id: &str) -> std::result::Result<(), ErrorData> {
-    let cancelled = handles::cancel(&app.catalog, ctx, id).await;
-    cancelled.map_err(|error| protocol_error(&error))
+    let cancelled = async {
+        let _pass = ctx.admit(Class::Write)?;
+        handles::cancel(&app.catalog, ctx, id).await
+    };
+    cancelled.await.map_err(|error| protocol_error(&error))
 }
 
 /// What the response to a form says.

@@ -5,19 +5,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use futures::{Stream, StreamExt, stream};
-use http::request::Parts;
-use rmcp::RoleServer;
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, ClientRequest, Extensions, GetExtensions,
-    InitializeRequestParams, JsonRpcMessage, JsonRpcNotification, JsonRpcRequest, ProtocolVersion,
-    RequestId, ServerJsonRpcMessage,
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions,
+    InitializeRequestParams, JsonRpcMessage, JsonRpcNotification, JsonRpcRequest, RequestId,
+    ServerJsonRpcMessage,
 };
-use rmcp::service::{RequestContext, serve_directly_with_ct};
+use rmcp::service::serve_directly_with_ct;
 use rmcp::transport::sink_stream::SinkStreamTransport;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionState};
 use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
@@ -26,14 +24,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, PollSender};
 
 use super::server::{Edge, Named};
-use super::session::{Begun, Session, Shared};
+use super::session::{Begun, Session, Shared, extension, too_many_sessions};
 use crate::caller::Level;
 use crate::clock::Time;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::quota::Limit;
 use crate::rounds::{read_level, shows_forms};
 use crate::sessions;
+use crate::throttle::{Key, Place};
 
 /// How long a session counts among those in use after its last request.
 const IN_USE: Duration = Duration::from_mins(1);
@@ -44,8 +44,9 @@ pub(crate) const RETRY: Duration = Duration::from_secs(3);
 const HELD: usize = 16;
 
 /// A session that is in use on this process.
-#[derive(Default)]
 pub(crate) struct Live {
+    /// Its place among those of its tenant.
+    _place: Place,
     used: AtomicI64,
     /// Cancelled when its client ends it here.
     pub(super) ended: CancellationToken,
@@ -65,6 +66,16 @@ struct Call {
 }
 
 impl Live {
+    fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            _place: place,
+            used: AtomicI64::default(),
+            ended: CancellationToken::new(),
+            teller: Mutex::default(),
+            calls: Mutex::default(),
+        })
+    }
+
     fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
         lock(&self.calls)
     }
@@ -152,42 +163,6 @@ impl Visit {
     }
 }
 
-/// What `initialize` leaves for whoever sends its answer: what is to be kept, and the tenant that it named.
-#[derive(Clone, Default)]
-pub(crate) struct Beginning(Arc<OnceLock<(SessionState, Option<TenantId>)>>);
-
-impl Beginning {
-    /// Notes what was agreed on, where the request of `cx` is to begin a session that is kept.
-    pub(super) fn note(
-        cx: &RequestContext<RoleServer>,
-        mut params: InitializeRequestParams,
-        (begun, version): (&Begun, &ProtocolVersion),
-    ) {
-        if let Some(Self(place)) = extension(&cx.extensions) {
-            params.protocol_version = version.clone();
-            let serves = begun.is_bound.then(|| begun.tenant.clone());
-            let _ = place.set((SessionState::new(params), serves));
-        }
-    }
-
-    /// Keeps the session that has begun as `id` in the tenant of `ctx`, and says whether one has.
-    ///
-    /// # Errors
-    /// As [`sessions::begin`].
-    pub(crate) async fn keep(&self, ctx: &Ctx, id: &str) -> Result<bool> {
-        let Some((state, serves)) = self.0.get() else {
-            return Ok(false);
-        };
-        let initialize = serde_json::to_string(state).map_err(Error::internal)?;
-        sessions::begin(ctx, id, serves.clone(), initialize).await?;
-        Ok(true)
-    }
-}
-
-fn extension<T: Clone + Send + Sync + 'static>(extensions: &Extensions) -> Option<T> {
-    extensions.get::<Parts>()?.extensions.get::<T>().cloned()
-}
-
 /// The two ends of a handshake that rmcp carries out.
 type Handshake = (
     mpsc::Sender<ClientJsonRpcMessage>,
@@ -214,30 +189,45 @@ impl Kept {
         self.shared.app.system.clock().steady()
     }
 
-    /// Whether one more session may be used here. Those that have been at rest for a while are forgotten first.
-    pub(crate) fn has_room(&self) -> bool {
+    /// A place for one more session of `tenant` here. Those that have been at rest for a while make room first.
+    ///
+    /// # Errors
+    /// `too_many_sessions`, or `too_many_calls` for those of the tenant.
+    pub(crate) fn place(&self, tenant: &TenantId) -> Result<Place> {
         let most = self.shared.app.config.max_sessions;
-        if self.live.len() >= most {
+        let take = || {
+            if self.live.len() >= most {
+                return Err(too_many_sessions(most));
+            }
+            let throttle = self.shared.app.system.throttle();
+            throttle.place(Limit::MaxSessionsPerTenant, &Key::Tenant(tenant.clone()))
+        };
+        take().or_else(|_| {
             let now = self.now();
             self.live.retain(|_, live| {
                 let used = Time::from_micros(live.used.load(Ordering::Relaxed));
                 // A request or a stream holds another reference.
                 Arc::strong_count(live) > 1 || now.since(used) < IN_USE
             });
-        }
-        self.live.len() < most
+            take()
+        })
     }
 
-    /// Counts the session among those in use, if there is room.
-    pub(crate) fn enter(&self, id: &str) -> Option<Arc<Live>> {
+    /// Counts the session of `tenant` among those in use.
+    ///
+    /// # Errors
+    /// As [`Kept::place`].
+    pub(crate) fn enter(&self, id: &str, tenant: &TenantId) -> Result<Arc<Live>> {
         let known = self.live.get(id).map(|live| live.clone());
-        let live = match known {
-            Some(live) => live,
-            None if !self.has_room() => return None,
-            None => self.live.entry(id.to_owned()).or_default().clone(),
+        let live = if let Some(live) = known {
+            live
+        } else {
+            let place = self.place(tenant)?;
+            let entry = self.live.entry(id.to_owned());
+            entry.or_insert_with(|| Live::new(place)).clone()
         };
         live.used.store(self.now().as_micros(), Ordering::Relaxed);
-        Some(live)
+        Ok(live)
     }
 
     /// Ends what goes on here of a session that is no more.

@@ -23,8 +23,11 @@ use super::session::{Session, Shared};
 use super::{handles, protocol_error};
 use crate::ctx::Ctx;
 use crate::feed::{Change, Follower, News, What};
-use crate::op::List;
+use crate::op::{Class, List};
+use crate::presence::Stay;
+use crate::quota::Limit;
 use crate::sessions::{self, SUBSCRIPTIONS};
+use crate::throttle::{Pass, Place};
 
 /// How long a client may leave a notification unread before its session is given up on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,8 +99,34 @@ pub(super) async fn pump(
     });
 }
 
+/// What whoever listens takes: places under the limits, and the leave of his credential.
+pub(crate) struct Leave {
+    stay: Option<Stay>,
+    _places: (Pass, Place),
+}
+
+impl Leave {
+    /// For somebody who listens to the tenant of `ctx`.
+    ///
+    /// # Errors
+    /// `rate_limited` or `too_many_calls`, with when to come back.
+    pub(crate) fn take(ctx: &Ctx) -> crate::error::Result<Self> {
+        let place = ctx.place(Limit::MaxListenersPerTenant)?;
+        Ok(Self {
+            _places: (ctx.admit(Class::Wait)?, place),
+            stay: ctx.stay(),
+        })
+    }
+
+    /// Returns when he may listen no longer.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        Stay::over(self.stay.as_ref())
+    }
+}
+
 /// An event stream of a legacy session that the database keeps.
 pub(crate) struct Hearing {
+    leave: Leave,
     visit: Arc<Visit>,
     token: Arc<()>,
     follower: Follower,
@@ -107,18 +136,20 @@ impl Hearing {
     /// Goes on behind the event number `after`, or begins with what is committed from here on.
     ///
     /// # Errors
-    /// A failure of the database.
+    /// As [`Leave::take`], or a failure of the database.
     pub(crate) async fn begin(
         shared: &Shared,
         visit: Arc<Visit>,
         after: Option<i64>,
     ) -> crate::error::Result<Self> {
+        let leave = Leave::take(&visit.owner(shared))?;
         let ctx = shared.app.system.ctx(visit.tenant(), "mcp");
         let after = after.unwrap_or(i64::MAX);
         let follower = shared.feeds.follow_from(&ctx, after).await?;
         let token = Arc::new(());
         visit.live.tell_by(&token);
         Ok(Self {
+            leave,
             visit,
             token,
             follower,
@@ -131,11 +162,13 @@ impl Hearing {
     }
 
     /// The next messages, each with the number of an event behind which nothing is lost to who comes back; `None` when the
-    /// client has ended the session on this process, or the log can't be read. Dropping the future loses nothing.
+    /// client has ended the session on this process, may listen no longer, or the log can't be read. Dropping the future
+    /// loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Vec<(i64, ServerNotification)>> {
         loop {
             let news = tokio::select! {
                 () = self.visit.live.ended.cancelled() => return None,
+                () = self.leave.over() => return None,
                 news = self.follower.next() => news,
             };
             let news = news.inspect_err(|error| {
@@ -242,6 +275,7 @@ pub(crate) fn keep_task_ids(message: &mut ClientJsonRpcMessage, text: &[u8]) {
 /// One `subscriptions/listen` request that is being served.
 pub(crate) struct Listener {
     id: RequestId,
+    leave: Leave,
     follower: Follower,
     /// What of the filter is honoured.
     accepted: SubscriptionFilter,
@@ -259,7 +293,7 @@ impl Listener {
     /// A failure of the database.
     pub(crate) async fn begin(
         shared: &Shared,
-        ctx: &Ctx,
+        (ctx, leave): (&Ctx, Leave),
         (id, meta): (&RequestId, &RequestMetaObject),
         mut requested: Requested,
     ) -> Result<Self, ErrorData> {
@@ -286,6 +320,7 @@ impl Listener {
         let lists = lists.map(|(_, list)| What::List(list));
         Ok(Self {
             id: id.clone(),
+            leave,
             follower: follower.map_err(|error| protocol_error(&error))?,
             wanted: uris.cloned().map(What::Resource).chain(lists).collect(),
             accepted,
@@ -347,6 +382,11 @@ impl Listener {
         message
     }
 
+    /// Returns when its client may listen no longer.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.leave.over()
+    }
+
     /// The last message, when it is the server that ends it.
     pub(crate) fn farewell(&self, shared: &Shared) -> ServerResult {
         let mut result = SubscriptionsListenResult::complete(self.id.clone());
@@ -381,7 +421,8 @@ pub(super) async fn serve(
     requested: Requested,
     cx: &RequestContext<RoleServer>,
 ) -> Result<ServerResult, ErrorData> {
-    let mut listener = Listener::begin(shared, ctx, (&cx.id, &cx.meta), requested).await?;
+    let leave = Leave::take(ctx).map_err(|error| protocol_error(&error))?;
+    let mut listener = Listener::begin(shared, (ctx, leave), (&cx.id, &cx.meta), requested).await?;
     let gone = |error| ErrorData::internal_error(format!("the client is gone: {error}"), None);
     let first = listener.acknowledgement();
     cx.peer.send_notification(first).await.map_err(gone)?;
@@ -389,6 +430,7 @@ pub(super) async fn serve(
         let messages = tokio::select! {
             () = cx.ct.cancelled() => break,
             () = shared.app.stopping().cancelled() => break,
+            () = listener.over() => break,
             messages = listener.next() => messages?,
         };
         for message in messages {

@@ -17,11 +17,11 @@ use serde_json::json;
 
 use crate::error::{Error, Kind};
 
-pub(crate) use kept::{Beginning, Kept, RETRY, Visit, number};
-pub(crate) use listen::{Hearing, Listener, Requested, keep_task_ids, knows_listeners};
+pub(crate) use kept::{Kept, RETRY, Visit, number};
+pub(crate) use listen::{Hearing, Leave, Listener, Requested, keep_task_ids, knows_listeners};
 pub(crate) use plain::Plain;
 pub(crate) use server::{Edge, Front, Named};
-pub(crate) use session::Shared;
+pub(crate) use session::{Beginning, Shared, too_many_sessions};
 
 /// An error that is the protocol's and not a tool's: JSON-RPC shows it.
 pub(crate) fn protocol_error(error: &Error) -> ErrorData {

@@ -18,10 +18,9 @@ use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, Service};
 use tracing::Instrument;
 
-use super::kept::Beginning;
 use super::listen::Requested;
 use super::plain::Plain;
-use super::session::{Begun, Session, Shared, Signed};
+use super::session::{Beginning, Begun, Session, Shared, Signed};
 use super::{content, handles, listen, params, protocol_error, tools};
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::{Error, Result};

@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use http::request::Parts;
+use rmcp::RoleServer;
 use rmcp::model::{
-    CallToolResponse, CompleteResult, CustomResult, GetPromptResponse, GetTaskResult, Icon,
-    Implementation, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
-    ListResourcesResult, ListToolsResult, MetaObject, ReadResourceResponse, ServerCapabilities,
-    ServerConfig, ServerResult, Tool,
+    CallToolResponse, CompleteResult, CustomResult, Extensions, GetPromptResponse, GetTaskResult,
+    Icon, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject, ProtocolVersion,
+    ReadResourceResponse, ServerCapabilities, ServerConfig, ServerResult, Tool,
 };
+use rmcp::service::RequestContext;
+use rmcp::transport::streamable_http_server::session::SessionState;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -18,7 +23,7 @@ use crate::app::App;
 use crate::caller::Level;
 use crate::catalog::Catalog;
 use crate::ctx::Ctx;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::feed::{Change, Feeds, What};
 use crate::id::TenantId;
 use crate::op::List;
@@ -216,6 +221,52 @@ pub(super) struct Begun {
     pub(super) shows_forms: bool,
     /// Whether the session is certainly of the era before 2026-07-28.
     pub(super) is_legacy: bool,
+}
+
+/// What `initialize` leaves for whoever sends its answer: what is to be kept, and the tenant that it named.
+#[derive(Clone, Default)]
+pub(crate) struct Beginning(Arc<OnceLock<(SessionState, Option<TenantId>)>>);
+
+impl Beginning {
+    /// Notes what was agreed on, where the request of `cx` is to begin a session that is kept.
+    pub(super) fn note(
+        cx: &RequestContext<RoleServer>,
+        mut params: InitializeRequestParams,
+        (begun, version): (&Begun, &ProtocolVersion),
+    ) {
+        if let Some(Self(place)) = extension(&cx.extensions) {
+            params.protocol_version = version.clone();
+            let serves = begun.is_bound.then(|| begun.tenant.clone());
+            let _ = place.set((SessionState::new(params), serves));
+        }
+    }
+
+    /// Keeps the session that has begun as `id` in the tenant of `ctx`, and says whether one has.
+    ///
+    /// # Errors
+    /// As [`sessions::begin`].
+    pub(crate) async fn keep(&self, ctx: &Ctx, id: &str) -> Result<bool> {
+        let Some((state, serves)) = self.0.get() else {
+            return Ok(false);
+        };
+        let initialize = serde_json::to_string(state).map_err(Error::internal)?;
+        sessions::begin(ctx, id, serves.clone(), initialize).await?;
+        Ok(true)
+    }
+}
+
+/// What the transport says of the HTTP request that `extensions` came with.
+pub(super) fn extension<T: Clone + Send + Sync + 'static>(extensions: &Extensions) -> Option<T> {
+    extensions.get::<Parts>()?.extensions.get::<T>().cloned()
+}
+
+/// The refusal of one more session. Sessions of older clients don't end soon.
+pub(crate) fn too_many_sessions(most: usize) -> Error {
+    Error::unavailable(
+        "too_many_sessions",
+        format!("{most} sessions are open; end one, or speak 2026-07-28, which needs none"),
+        Duration::from_secs(30),
+    )
 }
 
 impl Session {

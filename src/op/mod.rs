@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::store::Tx;
 
 pub use crate::principal::Permission;
+pub use crate::quota::Class;
 
 /// What a call does to the world (MCP tool annotations).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,14 @@ pub const UNCONFIRMED: &str = "confirmation_needed";
 /// The input that is a yes from the beginning.
 const CONFIRM: &str = "confirm";
 
+/// Whether calls wait for anything but their own transactions.
+#[derive(Clone, Copy)]
+enum Waits {
+    Never,
+    If(fn(&Map<String, Value>) -> bool),
+    Always,
+}
+
 /// One operation.
 pub struct Op {
     /// `noun_verb`, at most 40 of `[a-z0-9_]`.
@@ -90,7 +99,7 @@ pub struct Op {
     validator: Validator,
     /// A further schema that the input must satisfy.
     rules: Option<Validator>,
-    waits: fn(&Map<String, Value>) -> bool,
+    waits: Waits,
     follow: Option<Follow>,
     /// Whether there is no other way to call it than to follow it.
     is_long: bool,
@@ -117,7 +126,7 @@ impl Op {
         Self {
             effect: Effect::ReadOnly,
             idempotent: true,
-            waits: |_| false,
+            waits: Waits::Never,
             ..op
         }
     }
@@ -154,7 +163,7 @@ impl Op {
                 .await
         });
         Self {
-            waits: |_| false,
+            waits: Waits::Never,
             ..op
         }
     }
@@ -227,7 +236,7 @@ impl Op {
             aliases: &[],
             validator,
             rules: None,
-            waits: |_| true,
+            waits: Waits::Always,
             follow: None,
             is_long: false,
             prepare: None,
@@ -280,13 +289,50 @@ impl Op {
     /// Says with which input a call waits, where not every call does.
     #[must_use]
     pub fn waits_if(mut self, waits: fn(&Map<String, Value>) -> bool) -> Self {
-        self.waits = waits;
+        self.waits = Waits::If(waits);
         self
     }
 
     /// Whether a call with this input may wait for anything but its own transaction.
     pub fn waits(&self, input: &Map<String, Value>) -> bool {
-        (self.waits)(input)
+        match self.waits {
+            Waits::Never => false,
+            Waits::If(waits) => waits(input),
+            Waits::Always => true,
+        }
+    }
+
+    /// Says that no call waits, though it is more than a transaction.
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        self.waits = Waits::Never;
+        self
+    }
+
+    /// Which limits of classes a call with this input counts against.
+    pub fn class(&self, input: &Map<String, Value>) -> Class {
+        self.class_of(self.waits(input))
+    }
+
+    /// The classes of its calls: two, where only some of them wait.
+    pub fn classes(&self) -> Vec<Class> {
+        let kinds: &[bool] = match self.waits {
+            Waits::Never => &[false],
+            Waits::If(_) => &[false, true],
+            Waits::Always => &[true],
+        };
+        let mut classes: Vec<_> = kinds.iter().map(|waits| self.class_of(*waits)).collect();
+        classes.dedup();
+        classes
+    }
+
+    fn class_of(&self, waits: bool) -> Class {
+        match (self.permission, self.effect) {
+            (Permission::Admin | Permission::Operate, _) => Class::Admin,
+            _ if waits => Class::Wait,
+            (_, Effect::ReadOnly) => Class::Read,
+            _ => Class::Write,
+        }
     }
 
     /// Says how calls are followed by callers who do not wait.

@@ -23,7 +23,6 @@ use super::sse::SseServer;
 use super::wire::MAX_BYTES;
 use super::{
     MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, X_TENANT_ID, body, failed, listen, no_room, refuse,
-    too_many_sessions,
 };
 use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
@@ -273,8 +272,11 @@ impl Door {
 
     /// Serves a request that belongs to no session, and keeps the session if it begins one.
     async fn begin(&self, named: Named, mut request: Request, next: Next) -> Response {
-        if is_initialize(&request) && !self.kept.has_room() {
-            return self.is_full();
+        let tenant = named.tenant();
+        if is_initialize(&request)
+            && let Err(error) = self.kept.place(&tenant)
+        {
+            return no_room(&error);
         }
         let beginning = Beginning::default();
         request.extensions_mut().insert(beginning.clone());
@@ -284,7 +286,7 @@ impl Door {
             return response;
         };
         match beginning.keep(&self.ctx(&named), &id).await {
-            Ok(true) => drop(self.kept.enter(&id)),
+            Ok(true) => drop(self.kept.enter(&id, &tenant)),
             // `initialize` was refused.
             Ok(false) => drop(response.headers_mut().remove(SESSION)),
             Err(error) => return failed(&error),
@@ -306,8 +308,9 @@ impl Door {
         if request.method() == Method::DELETE {
             return self.end(&ctx, &known, request, next).await;
         }
-        let Some(live) = self.kept.enter(&id) else {
-            return self.is_full();
+        let live = match self.kept.enter(&id, ctx.tenant()) {
+            Ok(live) => live,
+            Err(error) => return no_room(&error),
         };
         let visit = match Visit::new(known, named, live) {
             Ok(visit) => visit,
@@ -365,9 +368,5 @@ impl Door {
     fn ctx(&self, named: &Named) -> Ctx {
         let ctx = self.shared.app.system.ctx(named.tenant(), "mcp");
         ctx.of(named.principal.as_ref())
-    }
-
-    fn is_full(&self) -> Response {
-        no_room(&too_many_sessions(self.shared.app.config.max_sessions))
     }
 }

@@ -19,10 +19,12 @@ use rmcp::model::{
 
 use super::http::MODERN;
 use super::wire::MAX_BYTES;
-use super::{MCP_METHOD, MCP_PROTOCOL_VERSION, early, failed, refuse};
+use super::{MCP_METHOD, MCP_PROTOCOL_VERSION, early, failed, no_room, refuse};
+use crate::ctx::Ctx;
+use crate::error::Kind;
 use crate::mcp::{
-    Hearing, Listener, Named, RETRY, Requested, Shared, Visit, keep_task_ids, knows_listeners,
-    protocol_error,
+    Hearing, Leave, Listener, Named, RETRY, Requested, Shared, Visit, keep_task_ids,
+    knows_listeners, protocol_error,
 };
 
 /// How often a silent stream says that it lives.
@@ -48,8 +50,18 @@ pub(super) async fn serve(
         return next.run(Request::from_parts(parts, Body::from(body))).await;
     };
     let named = parts.extensions.get::<Named>().cloned();
-    match begin(&shared, &named.unwrap_or_default(), &meta, &id, requested).await {
-        Ok(listener) => stream(shared, listener),
+    let begun = async {
+        let ctx = ctx(&shared, &named.unwrap_or_default(), &meta).await?;
+        let leave = match Leave::take(&ctx) {
+            Ok(leave) => leave,
+            Err(error) => return Ok(Err(error)),
+        };
+        let listener = Listener::begin(&shared, (&ctx, leave), (&id, &meta), requested).await;
+        listener.map(Ok)
+    };
+    match begun.await {
+        Ok(Ok(listener)) => stream(shared.clone(), listener),
+        Ok(Err(error)) => no_room(&error),
         Err(error) => {
             // As rmcp says it of other methods.
             let status = match error.code {
@@ -106,23 +118,17 @@ fn read(body: &[u8]) -> Option<(RequestId, RequestMetaObject, Requested)> {
     }
 }
 
-async fn begin(
-    shared: &Shared,
-    named: &Named,
-    meta: &RequestMetaObject,
-    id: &RequestId,
-    requested: Requested,
-) -> Result<Listener, ErrorData> {
-    let ctx = match shared.ctx(named, meta) {
-        Ok(ctx) => ctx,
+/// The context of a listener.
+async fn ctx(shared: &Shared, named: &Named, meta: &RequestMetaObject) -> Result<Ctx, ErrorData> {
+    match shared.ctx(named, meta) {
+        Ok(ctx) => Ok(ctx),
         Err(error) => {
             let stray = (named.principal.as_ref(), named.trace(meta));
             let access = &shared.app.access;
             access.note_stray(stray, METHOD, &error).await;
-            return Err(protocol_error(&error));
+            Err(protocol_error(&error))
         }
-    };
-    Listener::begin(shared, &ctx, (id, meta), requested).await
+    }
 }
 
 /// What the stream of a listener says next. The stream holds it twice.
@@ -151,8 +157,15 @@ fn stream(shared: Arc<Shared>, listener: Listener) -> Response {
 }
 
 async fn step(shared: &Shared, mut listener: Box<Listener>) -> (Bytes, Stage) {
+    let over = listener.over();
+    let over = async {
+        tokio::select! {
+            () = shared.stopping().cancelled() => {}
+            () = over => {}
+        }
+    };
     let messages = tokio::select! {
-        () = shared.stopping().cancelled() => {
+        () = over => {
             let last = listener.farewell(shared);
             let last = ServerJsonRpcMessage::response(last, listener.id().clone());
             return (event(&last), Stage::Over);
@@ -191,6 +204,7 @@ fn event(message: &ServerJsonRpcMessage) -> Bytes {
 pub(super) async fn hear(shared: Arc<Shared>, visit: Arc<Visit>, after: Option<i64>) -> Response {
     let hearing = match Hearing::begin(&shared, visit, after).await {
         Ok(hearing) => hearing,
+        Err(error) if error.kind() == Kind::Limited => return no_room(&error),
         Err(error) => return failed(&error),
     };
     let first = format!(

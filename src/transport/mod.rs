@@ -14,7 +14,6 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,6 +23,7 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::error::{Error, Kind};
 use crate::mcp::{Edge, Front, Named, Shared};
+use crate::presence::Stay;
 use crate::secret::Secret;
 
 pub use http::{router, router_of_rmcp};
@@ -55,14 +55,26 @@ pub async fn serve_pipes(
         principal,
         trace: None,
     };
+    let presence = app.system.presence();
+    let stay = named.principal.as_ref().map(|who| presence.stay(who));
     let edge = Edge::new(&shared(app), named);
     let handler = edge.clone();
     let recognise = move |text: &[u8]| {
         let call = handler.plain(text).filter(|_| short)?;
         Some((call.id().clone(), call.answer().boxed()))
     };
-    let stop = app.stopping().clone();
-    stdio::serve_with(Front(edge), Box::new(recognise), (input, output), stop).await
+    let stop = app.stopping().child_token();
+    let over = async {
+        Stay::over(stay.as_ref()).await;
+        tracing::warn!("the key is good no longer: what it serves ends");
+        stop.cancel();
+        std::future::pending().await
+    };
+    let recognise = Box::new(recognise);
+    tokio::select! {
+        served = stdio::serve_with(Front(edge), recognise, (input, output), stop.clone()) => served,
+        never = over => never,
+    }
 }
 
 /// What the handlers of one process share.
@@ -113,15 +125,6 @@ fn no_room(error: &Error) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, after);
     }
     response
-}
-
-/// Sessions of older clients don't end soon.
-fn too_many_sessions(most: usize) -> Error {
-    Error::unavailable(
-        "too_many_sessions",
-        format!("{most} sessions are open; end one, or speak 2026-07-28, which needs none"),
-        Duration::from_secs(30),
-    )
 }
 
 /// What the targets of `fuzz/` reach of the readers, with what must hold of every text.

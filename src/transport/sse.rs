@@ -27,9 +27,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::wire::{self, Frame, Refusal};
-use super::{answer, body, no_room, refuse, too_many_sessions};
+use super::{answer, body, no_room, refuse};
 use crate::error::Error;
-use crate::mcp::{Edge, Front, Named, Shared};
+use crate::mcp::{Edge, Front, Named, Shared, too_many_sessions};
+use crate::presence::Stay;
+use crate::quota::Limit;
+use crate::throttle::{Key, Place};
 
 /// Requests of one session whose answers the client has not read. rmcp queues answers without bound, so a client that
 /// posts and does not read is stopped here.
@@ -127,6 +130,7 @@ struct Answers {
     id: String,
     server: SseServer,
     _cancel: DropGuard,
+    _place: Place,
 }
 
 impl Stream for Answers {
@@ -150,6 +154,14 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         return no_room(&too_many_sessions(most));
     }
     let owner = parts.extensions.get::<Named>().cloned().unwrap_or_default();
+    let system = &server.0.shared.app.system;
+    let key = Key::Tenant(owner.tenant());
+    let place = match system.throttle().place(Limit::MaxSessionsPerTenant, &key) {
+        Ok(place) => place,
+        Err(error) => return no_room(&error),
+    };
+    let principal = owner.principal.as_ref();
+    let stay = principal.map(|principal| system.presence().stay(principal));
     let id = uuid_like(&server);
     let (to_handler, from_client) = mpsc::channel(16);
     let (to_client, from_handler) = mpsc::channel(64);
@@ -184,6 +196,10 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
     let inner = stream::iter([endpoint])
         .chain(answers)
         .take_until(async move { unanswered.over(stopping).await })
+        .take_until(async move {
+            let stay = stay;
+            Stay::over(stay.as_ref()).await;
+        })
         .map(Ok)
         .boxed();
     let body = Answers {
@@ -191,6 +207,7 @@ pub(super) async fn open(State(server): State<SseServer>, parts: Parts) -> Respo
         id,
         server,
         _cancel: ended.drop_guard(),
+        _place: place,
     };
     let mut response = Sse::new(body)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))

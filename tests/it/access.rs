@@ -23,12 +23,20 @@ const ORCHESTRATOR: [&str; 6] = [
 ];
 const EXECUTOR: [&str; 4] = ["task_claim", "task_notify", "task_heartbeat", "task_end"];
 const READER: [&str; 3] = ["task_get", "task_list", "task_wait"];
-const ADMIN: [&str; 4] = ["key_create", "key_list", "key_rotate", "key_revoke"];
+const ADMIN: [&str; 5] = [
+    "key_create",
+    "key_list",
+    "key_rotate",
+    "key_revoke",
+    "limits_get",
+];
+/// What takes a credential for all tenants.
+const OPERATOR: [&str; 1] = ["limits_set"];
 
 fn may(role: &str, op: &str) -> bool {
     READER.contains(&op)
         || match role {
-            "admin" => true,
+            "admin" => !OPERATOR.contains(&op),
             "orchestrator" => ORCHESTRATOR.contains(&op),
             "executor" => EXECUTOR.contains(&op),
             _ => false,
@@ -58,6 +66,13 @@ async fn key(server: &HttpServer, tenant: &str, input: Value) -> String {
 /// The key of somebody who is nothing but this.
 pub(crate) async fn key_of(server: &HttpServer, tenant: &str, role: &str) -> String {
     key(server, tenant, json!({"roles": [role]})).await
+}
+
+/// The operator's key, for all tenants.
+pub(crate) async fn operators_key(server: &HttpServer) -> String {
+    let input = serde_json::from_value(json!({"roles": ["admin"]})).unwrap();
+    let made = baton::access::keys::create_for_all(&server.app.system, &input).await;
+    made.unwrap().key
 }
 
 /// A modern tool call.
@@ -165,7 +180,10 @@ async fn each_role_may_do_what_is_its_own_over_every_transport() {
             assert_eq!(tools.contains(&name), expected, "{role} is shown {name}");
             let in_scope = ORCHESTRATOR.contains(&name) || EXECUTOR.contains(&name);
             assert!(
-                in_scope || READER.contains(&name) || ADMIN.contains(&name),
+                in_scope
+                    || READER.contains(&name)
+                    || ADMIN.contains(&name)
+                    || OPERATOR.contains(&name),
                 "{name}: whose?"
             );
             let modern = call(&server, "/mcp", name, input.clone()).await;

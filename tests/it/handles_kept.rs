@@ -7,7 +7,7 @@ use std::time::Duration;
 use baton::ctx::Ctx;
 use baton::handles::{self, KEPT, Started, Status, View};
 use baton::op::Reply;
-use baton::principal::{Grant, Principal, Role, Tenants};
+use baton::principal::{Grant, Principal, Role, Shown, Tenants};
 use serde_json::{Value, json};
 
 use crate::support::Server;
@@ -36,6 +36,7 @@ fn somebody(server: &Server, name: &str, role: Role) -> Ctx {
             ..Grant::default()
         },
         expires_at: None,
+        shown: Shown([0; 32]),
     };
     server.ctx("acme").of(Some(&Arc::new(principal)))
 }
@@ -113,4 +114,63 @@ async fn a_handle_is_its_principals_and_gives_nobody_more_than_he_may() {
         .call_as("acme", "task_get", json!({"task_id": "t"}))
         .await;
     assert_eq!(known["answers"][0]["answer"], "a");
+}
+
+#[tokio::test]
+async fn a_tenant_holds_so_many_handles_that_go_on_and_others_hold_their_own() {
+    let server = Server::start();
+    let operator = server.ctx("acme");
+    let limit = json!({"limit": "max_handles_per_tenant", "value": 2, "scope": "server"});
+    let set = server
+        .app
+        .catalog
+        .call(operator.clone(), "limits_set", input(limit));
+    assert_eq!(set.await.unwrap()["at_start"], 10_000);
+    let (acme, globex) = (server.ctx("acme"), server.ctx("globex"));
+    let op = server.app.catalog.require("task_run").unwrap();
+    let run = async |ctx: &Ctx, task: &str| {
+        let task = json!({"description": "x", "task_id": task});
+        handles::begin(ctx, op, input(task), true).await
+    };
+    for task in ["a", "b"] {
+        run(&acme, task).await.unwrap();
+    }
+    let refused = run(&acme, "c").await.err().unwrap();
+    assert_eq!(
+        (refused.code(), refused.retry_after()),
+        ("too_many_calls", Some(Duration::from_secs(30)))
+    );
+    assert!(
+        refused.message().contains("max_handles_per_tenant is 2"),
+        "{refused}"
+    );
+    let unknown = server
+        .try_call_as("acme", "task_get", json!({"task_id": "c"}))
+        .await;
+    assert_eq!(
+        unknown.unwrap_err().code(),
+        "unknown_task",
+        "nothing was begun"
+    );
+    assert!(run(&globex, "a").await.is_ok());
+    // What has ended makes room once somebody has been told.
+    server
+        .call_as("acme", "task_cancel", json!({"task_id": "a"}))
+        .await;
+    assert!(run(&acme, "c").await.is_err());
+    let Started::Handle(first) = run(&globex, "b").await.unwrap() else {
+        panic!("it goes on")
+    };
+    server
+        .call_as("globex", "task_cancel", json!({"task_id": "b"}))
+        .await;
+    assert!(run(&globex, "c").await.is_err());
+    let told = handles::get(&server.app.catalog, &globex, first.id.as_str()).await;
+    assert!(told.unwrap().status.is_terminal());
+    assert!(run(&globex, "c").await.is_ok());
+    server.advance(KEPT).await;
+    assert!(
+        run(&acme, "d").await.is_ok(),
+        "what has expired takes no room"
+    );
 }

@@ -10,7 +10,10 @@ mod program;
 mod support;
 
 mod access;
+mod access_calls;
+mod access_ends;
 mod access_keys;
+mod access_limits;
 mod access_rates;
 mod access_tokens;
 mod asking;
