@@ -22,6 +22,9 @@ use crate::trace::Trace;
 /// How long a worker's work is one process's without word from it.
 const HOLD: Duration = Duration::from_secs(3);
 
+/// What a write does first that acts on the answers of earlier rounds.
+pub type Guard = Arc<dyn Fn(&Scope, &mut Tx<'_>) -> Result<()> + Send + Sync>;
+
 /// What the whole process shares. Workers start from here; callers get a [`Ctx`].
 #[derive(Clone)]
 pub struct System(Arc<Shared>);
@@ -113,6 +116,7 @@ impl System {
             principal: None,
             caller: None,
             trace: None,
+            guard: None,
         }
     }
 
@@ -125,6 +129,7 @@ impl System {
             principal: None,
             caller: None,
             trace: None,
+            guard: None,
         }
     }
 
@@ -166,6 +171,7 @@ pub struct Ctx {
     principal: Option<Arc<Principal>>,
     caller: Option<Arc<Caller>>,
     trace: Option<Arc<Trace>>,
+    guard: Option<Guard>,
 }
 
 impl Ctx {
@@ -224,6 +230,13 @@ impl Ctx {
     #[must_use]
     pub fn with_caller(mut self, caller: Caller) -> Self {
         self.caller = Some(Arc::new(caller));
+        self
+    }
+
+    /// The same call, whose writes pass `guard` once they act on what its caller answered in earlier rounds.
+    #[must_use]
+    pub fn guarded(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
         self
     }
 
@@ -326,13 +339,16 @@ impl Ctx {
         F: Fn(&Scope, &mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let scope = self.scope();
-        self.system
-            .0
-            .store
-            .write(&self.tenant, move |tx| {
-                scope.logged(|| operation(&scope, tx))
-            })
-            .await
+        let caller = self.caller.as_ref();
+        let acts_on_answers = caller.is_some_and(|caller| caller.notes.has_used());
+        let guard = self.guard.clone().filter(|_| acts_on_answers);
+        let guarded = move |tx: &mut Tx<'_>| {
+            if let Some(guard) = &guard {
+                guard(&scope, tx)?;
+            }
+            scope.logged(|| operation(&scope, tx))
+        };
+        self.system.0.store.write(&self.tenant, guarded).await
     }
 
     /// Runs `operation` on a snapshot of what is committed.

@@ -10,7 +10,7 @@
 //! - [`access`]: who may come in;
 //! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations; [`handles`] of its long calls, for clients that follow them;
-//! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs;
+//! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs; `questions`: whose answers come to another process;
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod access;
@@ -38,6 +38,7 @@ pub mod outbound;
 pub mod page;
 mod places;
 pub mod principal;
+mod questions;
 pub mod random;
 mod rounds;
 pub mod secret;

@@ -46,7 +46,7 @@ const LAYERS: [&[&str]; 14] = [
     ],
     &["catalog"],
     &["handles"],
-    &["app", "feed", "rounds"],
+    &["app", "feed", "questions", "rounds"],
     &["http", "mcp", "work"],
     &["transport"],
     &["cli"],
@@ -74,7 +74,13 @@ const ARROWS: [(&str, &[&str]); 13] = [
 const ROOMS: [(&str, &[&str]); 8] = [
     (
         "rmcp",
-        &["src/mcp/", "src/rounds.rs", "src/transport/", "src/app.rs"],
+        &[
+            "src/mcp/",
+            "src/questions.rs",
+            "src/rounds.rs",
+            "src/transport/",
+            "src/app.rs",
+        ],
     ),
     ("axum", &["src/http/", "src/transport/", "src/app.rs"]),
     (

@@ -61,6 +61,8 @@ pub type Prepare = fn(Ctx, Value) -> Pin<Box<dyn Future<Output = Result<Value>> 
 
 /// The code of an operation's refusal to go on without a yes. Its message is the question.
 pub const UNCONFIRMED: &str = "confirmation_needed";
+/// The code of the refusal to act on answers that were acted on before.
+pub const ANSWERS_USED: &str = "answers_used";
 /// The input that is a yes from the beginning.
 const CONFIRM: &str = "confirm";
 
@@ -414,15 +416,26 @@ impl Op {
     }
 
     /// Asks for a yes where the operation wants one.
-    async fn call_confirmed(&self, ctx: Ctx, mut input: Value) -> Result<Output> {
+    async fn call_confirmed(&self, ctx: Ctx, input: Value) -> Result<Output> {
         match (self.handler)(ctx.clone(), input.clone()).await {
             Err(error) if error.code() == UNCONFIRMED => {
                 if !ctx.confirm(error.message()).await? {
                     let message = "nothing was done: the answer was no";
                     return Err(Error::conflict("not_confirmed", message));
                 }
-                input[CONFIRM] = Value::Bool(true);
-                (self.handler)(ctx, input).await
+                let mut confirmed = input.clone();
+                confirmed[CONFIRM] = Value::Bool(true);
+                match (self.handler)(ctx.clone(), confirmed).await {
+                    // What another call did with the same yes may be all that is wanted: then there is no question any more.
+                    Err(used) if used.code() == ANSWERS_USED => {
+                        let again = (self.handler)(ctx.guarded(None), input).await;
+                        again.map_err(|error| match error.code() {
+                            UNCONFIRMED => used,
+                            _ => error,
+                        })
+                    }
+                    outcome => outcome,
+                }
             }
             outcome => outcome,
         }

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (6, include_str!("../../migrations/0006_keys.sql")),
     (7, include_str!("../../migrations/0007_handles.sql")),
     (8, include_str!("../../migrations/0008_conversations.sql")),
+    (9, include_str!("../../migrations/0009_rounds.sql")),
     (10, include_str!("../../migrations/0010_traces_seals.sql")),
 ];
 
