@@ -100,7 +100,8 @@ async fn a_modern_client_is_asked_in_rounds_and_its_state_is_good_for_nothing_el
     let with =
         |state: &str, responses: Value| json!({"requestState": state, "inputResponses": responses});
     // Another call, another tenant, another seal.
-    let changed = format!("{}A", &sealed[..sealed.len() - 1]);
+    let (head, last) = sealed.split_at(sealed.len() - 1);
+    let changed = format!("{head}{}", if last == "A" { "E" } else { "A" });
     for (path, message) in [
         (
             "/mcp",
