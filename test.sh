@@ -132,8 +132,15 @@ release() {
     step "release build" 1200 cargo build --release --locked || finish
 }
 
+# The official Rust SDK's client is a program of its own, in a workspace of its own.
+need_rmcp() {
+    step "build the rmcp client" 900 cargo build --manifest-path tests/clients/rmcp/Cargo.toml --locked || finish
+    export BATON_TEST_RMCP="$CARGO_TARGET_DIR/debug/baton-test-rmcp"
+}
+
 clients() {
     need_clients
+    need_rmcp
     step "real clients" 900 "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
 }
 
@@ -169,8 +176,14 @@ bench_code() {
     step "cargo test, benches" 900 cargo test --manifest-path benches/Cargo.toml --locked --quiet || true
 }
 
+client_code() {
+    step "cargo fmt, rmcp client" 120 cargo fmt --manifest-path tests/clients/rmcp/Cargo.toml --check || true
+    step "cargo clippy, rmcp client" 900 cargo clippy --manifest-path tests/clients/rmcp/Cargo.toml --locked -- -D warnings || true
+}
+
 everything() {
     quick
+    client_code
     on_postgres
     step "cargo doc" 900 env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps || true
     need_deny

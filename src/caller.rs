@@ -159,6 +159,11 @@ impl Notes {
         std::mem::take(&mut self.lock().used)
     }
 
+    /// Whether any was.
+    pub fn has_used(&self) -> bool {
+        !self.lock().used.is_empty()
+    }
+
     /// What the caller would have to be able to do.
     pub fn lacks(&self) -> Option<Ability> {
         self.lock().lacks

@@ -30,6 +30,11 @@ pub const ALL: &[Code] = &[
         "There is one with this id already.",
     ),
     code(
+        "answers_used",
+        Kind::Conflict,
+        "The answers that the call brings were acted on before. See what became of that, or make the call again without `requestState`.",
+    ),
+    code(
         "caller_cant_answer",
         Kind::Conflict,
         "The call has a question that its caller can't be asked, or did not answer.",

@@ -492,10 +492,7 @@ fn either<T>(own: Vec<T>, file: Vec<T>) -> Vec<T> {
 }
 
 /// The trace that this process was started in (`TRACEPARENT`, `TRACESTATE`, `BAGGAGE`).
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "the environment is read here")]
 pub fn trace() -> Option<Trace> {
     Trace::read(|name| Some(std::env::var(name.to_ascii_uppercase()).ok()?.into()))
 }

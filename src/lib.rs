@@ -10,7 +10,7 @@
 //! - [`access`]: who may come in; [`limits`]: what administrators allow them;
 //! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations; [`handles`] of its long calls, for clients that follow them;
-//! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs;
+//! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs; `questions`: whose answers come to another process;
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod access;
@@ -40,6 +40,7 @@ pub mod page;
 mod places;
 pub mod presence;
 pub mod principal;
+mod questions;
 pub mod quota;
 pub mod random;
 mod rounds;

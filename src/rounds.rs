@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use rmcp::model::{
     ClientCapabilities, InputRequest, InputRequests, InputRequiredResult, InputResponses,
-    ProgressNotificationParam, ProgressToken, RequestStateCodec, SealOptions, ServerNotification,
-    ServerRequest,
+    ProgressNotificationParam, ProgressToken, RequestStateCodec, RequestStateError, SealOptions,
+    ServerNotification, ServerRequest,
 };
 use rmcp::service::{PeerRequestOptions, RequestContext};
 use rmcp::{ErrorData, Peer, RoleServer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::caller::{Ability, Answers, Ask, Caller, Level, Notes, Question, Reach, Said};
+use crate::clock::Time;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::presence::Stay;
@@ -65,6 +67,17 @@ impl Request<'_> {
     }
 }
 
+/// What a client carries from round to round, sealed.
+#[derive(Serialize, Deserialize)]
+struct Carried {
+    /// What the rounds of this call are called.
+    rounds: String,
+    /// When it was sealed: microseconds, of the clock that all processes share.
+    sealed_at: i64,
+    /// The answers so far.
+    answers: Answers,
+}
+
 /// How a round ends.
 pub(crate) enum Turn<T> {
     /// It was the last.
@@ -95,11 +108,13 @@ pub(crate) async fn take<T>(
         Some(level) if !is_legacy => Some(read_level(level)?),
         _ => request.log_from,
     };
-    let reach = if is_legacy {
-        Reach::Live
+    let (reach, rounds) = if is_legacy {
+        (Reach::Live, None)
     } else {
-        Reach::Rounds(known(&ctx, &request).await?)
+        let (answers, rounds) = known(&ctx, &request).await?;
+        (Reach::Rounds(answers), rounds)
     };
+    let guard = rounds.clone().map(|id| sessions::once(&ctx, id));
     let notes = Arc::new(Notes::default());
     let token = cx.meta.get_progress_token();
     let (sender, said) = mpsc::channel(WAITING);
@@ -112,7 +127,7 @@ pub(crate) async fn take<T>(
         notes: notes.clone(),
     };
     // The work owns the sender, so the other ends when the work has and everything is sent.
-    let work = work(ctx.clone().with_caller(caller));
+    let work = work(ctx.clone().with_caller(caller).guarded(guard));
     let (outcome, ()) = tokio::join!(work, pass_on(&ctx, &cx.peer, token, said));
     if outcome.is_ok() {
         return Ok(Turn::Over(outcome));
@@ -124,7 +139,12 @@ pub(crate) async fn take<T>(
     if asked.is_empty() {
         return Ok(Turn::Over(outcome));
     }
-    ask_again(&ctx, &request, (asked, notes.used()))
+    let carried = Carried {
+        rounds: rounds.unwrap_or_else(|| sessions::begin_rounds(&ctx)),
+        sealed_at: ctx.clock().steady().as_micros(),
+        answers: notes.used(),
+    };
+    ask_again(&ctx, &request, (asked, carried))
         .await
         .map(Turn::Asks)
 }
@@ -175,19 +195,38 @@ fn missing(ability: Ability) -> ErrorData {
     ErrorData::missing_required_client_capability(required.unwrap_or_default())
 }
 
-/// The answers of this round and the ones before.
-async fn known(ctx: &Ctx, request: &Request<'_>) -> std::result::Result<Answers, ErrorData> {
-    let mut known = Answers::new();
+/// The answers of this round and the ones before, and what the rounds are called if this is not the first.
+async fn known(
+    ctx: &Ctx,
+    request: &Request<'_>,
+) -> std::result::Result<(Answers, Option<String>), ErrorData> {
+    let (mut known, mut rounds) = (Answers::new(), None);
     if let Some(state) = &request.state {
-        let opened = codec(ctx).await?.open_json_with(state, &request.seal(ctx));
-        known = opened.map_err(|error| {
+        let carried = open(&codec(ctx).await?, state, (ctx, request)).map_err(|error| {
             tracing::debug!(%error, "a request state was refused");
             let message = "requestState: not what this request was given, or too old; make the call again without it";
             ErrorData::invalid_params(message, None)
         })?;
+        (known, rounds) = (carried.answers, Some(carried.rounds));
     }
     known.extend(request.responses.clone().unwrap_or_default());
-    Ok(known)
+    Ok((known, rounds))
+}
+
+fn open(
+    codec: &RequestStateCodec,
+    state: &str,
+    (ctx, request): (&Ctx, &Request<'_>),
+) -> std::result::Result<Carried, RequestStateError> {
+    let carried: Carried = codec.open_json_with(state, &request.seal(ctx))?;
+    let age = ctx
+        .clock()
+        .steady()
+        .since(Time::from_micros(carried.sealed_at));
+    if age > PATIENCE || sessions::are_over(ctx, &carried.rounds) {
+        return Err(RequestStateError::Expired);
+    }
+    Ok(carried)
 }
 
 async fn codec(ctx: &Ctx) -> std::result::Result<RequestStateCodec, ErrorData> {
@@ -204,7 +243,7 @@ async fn codec(ctx: &Ctx) -> std::result::Result<RequestStateCodec, ErrorData> {
 async fn ask_again(
     ctx: &Ctx,
     request: &Request<'_>,
-    (asked, used): (Vec<Question>, Answers),
+    (asked, carried): (Vec<Question>, Carried),
 ) -> std::result::Result<InputRequiredResult, ErrorData> {
     let failed = |error: Error| {
         tracing::error!(error = ?error, "a question can't be asked");
@@ -217,8 +256,8 @@ async fn ask_again(
         .collect::<Result<InputRequests>>()
         .map_err(failed)?;
     let seal = request.seal(ctx);
-    let options = SealOptions::new().associated_data(&seal).ttl(PATIENCE);
-    let state = codec(ctx).await?.seal_json_with(&used, &options);
+    let options = SealOptions::new().associated_data(&seal);
+    let state = codec(ctx).await?.seal_json_with(&carried, &options);
     let state = state.map_err(|error| failed(Error::internal(error)))?;
     Ok(InputRequiredResult::new(Some(requests), Some(state)))
 }

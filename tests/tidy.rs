@@ -48,7 +48,7 @@ const LAYERS: [&[&str]; 14] = [
     ],
     &["catalog"],
     &["handles"],
-    &["app", "feed", "rounds"],
+    &["app", "feed", "questions", "rounds"],
     &["http", "mcp", "work"],
     &["transport"],
     &["cli"],
@@ -79,7 +79,13 @@ const ARROWS: [(&str, &[&str]); 13] = [
 const ROOMS: [(&str, &[&str]); 8] = [
     (
         "rmcp",
-        &["src/mcp/", "src/rounds.rs", "src/transport/", "src/app.rs"],
+        &[
+            "src/mcp/",
+            "src/questions.rs",
+            "src/rounds.rs",
+            "src/transport/",
+            "src/app.rs",
+        ],
     ),
     ("axum", &["src/http/", "src/transport/", "src/app.rs"]),
     (
@@ -89,7 +95,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("rusqlite", &["src/database/"]),
     ("postgres", &["src/database/", "src/store/"]),
     ("tokio_postgres", &["src/database/", "src/store/listen.rs"]),
-    ("reqwest", &["src/outbound.rs"]),
+    ("reqwest", &["src/outbound/"]),
     ("std::env", &["src/config.rs", "src/places.rs"]),
 ];
 

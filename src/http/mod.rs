@@ -2,12 +2,12 @@
 //!
 //! It translates only. What MCP needs of HTTP is mounted beside it, behind the same guard.
 
-mod docs;
 mod error;
 mod guard;
 mod http2;
 mod input;
 mod listen;
+mod names;
 mod openapi;
 mod patient;
 mod rest;
@@ -72,7 +72,7 @@ pub fn router(app: &App) -> Router {
         .route(&format!("{METADATA}/{{*path}}"), get(metadata))
         .with_state(app.clone())
         .merge(openapi::router(&app.catalog))
-        .merge(docs::router())
+        .merge(openapi::docs())
         .merge(rest::router(app))
         .method_not_allowed_fallback(method_not_allowed)
 }

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document, made from the catalogue once, at start.
+//! The OpenAPI 3.1 document, made from the catalogue once, at start, and the page that shows it.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,10 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::header;
 use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::error::{EDGE_CODES, PROBLEM, status};
 use crate::catalog::{Catalog, schemas};
@@ -309,4 +312,44 @@ fn error_codes() -> Vec<Value> {
     let mut all: Vec<Value> = own.chain(others).collect();
     all.sort_by_key(|code| code["code"].to_string());
     all
+}
+
+const PAGE: &str = concat!(
+    "<!doctype html>\n<html lang=\"en\">\n<head>\n",
+    "<meta charset=\"utf-8\">\n",
+    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
+    "<title>Baton API</title>\n<style>\n",
+    include_str!("../../web/docs.css"),
+    "</style>\n</head>\n",
+    include_str!("../../web/docs.html"),
+    "<script>\n",
+    include_str!("../../web/docs.js"),
+    "</script>\n</body>\n</html>\n",
+);
+
+/// What stands between the tags of the page, to the byte.
+const STYLE: &str = concat!("\n", include_str!("../../web/docs.css"));
+const SCRIPT: &str = concat!("\n", include_str!("../../web/docs.js"));
+
+/// `GET /docs`: one self-contained document that shows `/openapi.json`.
+pub(super) fn docs() -> Router {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, policy()),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+    ];
+    let page = move || async move { (headers, PAGE) };
+    Router::new().route("/docs", get(page))
+}
+
+/// The page runs what is written in it and nothing else, and loads its data from this server and nothing from anywhere else.
+fn policy() -> String {
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+    format!(
+        "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    )
 }

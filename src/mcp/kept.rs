@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -21,18 +21,19 @@ use rmcp::transport::streamable_http_server::session::{ServerSseMessage, Session
 use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, PollSender};
+use tokio_util::sync::PollSender;
 
 use super::server::{Edge, Named};
-use super::session::{Begun, Session, Shared, extension, too_many_sessions};
+use super::session::{Begun, Call, Live, Session, Shared, extension, too_many_sessions};
 use crate::caller::Level;
 use crate::clock::Time;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::questions::{self, Asked};
 use crate::quota::Limit;
 use crate::rounds::{read_level, shows_forms};
-use crate::sessions;
+use crate::sessions::{self, Question};
 use crate::throttle::{Key, Place};
 
 /// How long a session counts among those in use after its last request.
@@ -42,63 +43,6 @@ pub(crate) const RETRY: Duration = Duration::from_secs(3);
 /// Messages of an answer that are held for a client that reads slowly or comes back. Older steps of progress are
 /// skipped: the next one says more.
 const HELD: usize = 16;
-
-/// A session that is in use on this process.
-pub(crate) struct Live {
-    /// Its place among those of its tenant.
-    _place: Place,
-    used: AtomicI64,
-    /// Cancelled when its client ends it here.
-    pub(super) ended: CancellationToken,
-    /// The event stream that tells of changes.
-    teller: Mutex<Weak<()>>,
-    calls: Mutex<Vec<Call>>,
-}
-
-/// A request that is being answered.
-struct Call {
-    number: u64,
-    id: RequestId,
-    cancel: CancellationToken,
-    said: watch::Receiver<Said>,
-    /// Where the answers to its questions go.
-    answers: mpsc::Sender<ClientJsonRpcMessage>,
-}
-
-impl Live {
-    fn new(place: Place) -> Arc<Self> {
-        Arc::new(Self {
-            _place: place,
-            used: AtomicI64::default(),
-            ended: CancellationToken::new(),
-            teller: Mutex::default(),
-            calls: Mutex::default(),
-        })
-    }
-
-    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
-        lock(&self.calls)
-    }
-
-    /// Makes the stream with this token the one that tells: the newest, since older ones may be dead without a sign.
-    pub(super) fn tell_by(&self, token: &Arc<()>) {
-        *lock(&self.teller) = Arc::downgrade(token);
-    }
-
-    /// Whether the stream with this token is to tell, since the protocol wants no message on two. When the one that did has
-    /// gone, whoever asks first is.
-    pub(super) fn is_told_by(&self, token: &Arc<()>) -> bool {
-        let mut teller = lock(&self.teller);
-        if teller.strong_count() == 0 {
-            *teller = Arc::downgrade(token);
-        }
-        std::ptr::eq(teller.as_ptr(), Arc::as_ptr(token))
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A request of a session. It stands among the extensions of the HTTP request.
 pub(crate) struct Visit {
@@ -124,6 +68,7 @@ impl Visit {
     ) -> Result<Arc<Self>> {
         let state: SessionState =
             serde_json::from_str(&known.initialize).map_err(Error::internal)?;
+        live.named.get_or_init(|| named.clone());
         Ok(Arc::new(Self {
             id: known.id,
             live,
@@ -138,9 +83,7 @@ impl Visit {
 
     /// A context for the session itself, as its owner's.
     pub(super) fn owner(&self, shared: &Shared) -> Ctx {
-        let system = &shared.app.system;
-        let ctx = system.ctx(self.named.tenant(), "mcp");
-        ctx.of(self.named.principal.as_ref())
+        shared.owner(&self.named)
     }
 
     /// The tenant that the session is for, where its messages name none.
@@ -246,20 +189,21 @@ impl Kept {
         let number = number(&self.shared);
         let (sender, said) = watch::channel(Said::new(number));
         let cancel = visit.live.ended.child_token();
-        let (answers, from_client) = mpsc::channel(1);
+        let (answers, from_client) = mpsc::channel(HELD);
         let (to_client, mut messages) = mpsc::channel(1);
         visit.live.calls().push(Call {
             number,
             id: request.id.clone(),
             cancel: cancel.clone(),
             said: said.clone(),
-            answers,
+            answers: answers.clone(),
         });
         let request = stream::iter([JsonRpcMessage::Request(request)]);
         let transport = SinkStreamTransport::new(
             PollSender::new(to_client),
             request.chain(ReceiverStream::new(from_client)),
         );
+        let mut asked = Asked::new(visit.owner(&self.shared), &visit.id, number);
         let (edge, peer) = (visit.edge(&self.shared), visit.initialize.clone());
         let running = serve_directly_with_ct(edge, transport, Some(peer), cancel.clone());
         self.shared.pumps.spawn(async move {
@@ -268,20 +212,30 @@ impl Kept {
                     biased;
                     () = cancel.cancelled() => break,
                     message = messages.recv() => message,
+                    () = asked.news() => {
+                        for answer in asked.answers().await {
+                            // There is room: a call asks one thing after the other.
+                            let _ = answers.try_send(answer);
+                        }
+                        continue;
+                    }
                 };
                 let Some(mut message) = message else { break };
-                // rmcp numbers the questions of each call from 0.
                 if let JsonRpcMessage::Request(question) = &mut message {
-                    question.id = question_id(number, &question.id);
+                    asked.note(&mut question.id).await;
                 }
                 let is_last = is_answer(&message);
+                if is_last {
+                    asked.forget().await;
+                }
                 sender.send_modify(|said| said.say(message));
                 if is_last {
                     break;
                 }
             }
             visit.live.calls().retain(|call| call.number != number);
-            drop(sender);
+            asked.forget().await;
+            drop((sender, answers));
             // rmcp waits until it is rid of its last words, such as the answer to what was cancelled.
             while messages.recv().await.is_some() {}
             drop(running);
@@ -296,21 +250,6 @@ pub(crate) fn number(shared: &Shared) -> u64 {
     u64::try_from(random >> 64).unwrap_or_default()
 }
 
-/// What a question of the call `number` is called in its session.
-fn question_id(number: u64, id: &RequestId) -> RequestId {
-    RequestId::String(format!("{number:x}/{id}").into())
-}
-
-/// The call whose question it is that a client answers, and what that is called there.
-fn question_of(id: &RequestId) -> Option<(u64, RequestId)> {
-    let RequestId::String(id) = id else {
-        return None;
-    };
-    let (call, id) = id.split_once('/')?;
-    let call = u64::from_str_radix(call, 16).ok()?;
-    Some((call, RequestId::Number(id.parse().ok()?)))
-}
-
 fn is_answer(message: &ServerJsonRpcMessage) -> bool {
     matches!(
         message,
@@ -319,7 +258,7 @@ fn is_answer(message: &ServerJsonRpcMessage) -> bool {
 }
 
 /// What was said in answer to a request so far. Each message is an event whose id is its place and the answer's number.
-struct Said {
+pub(super) struct Said {
     number: u64,
     /// The place of the next one.
     next: usize,
@@ -423,7 +362,7 @@ impl SessionManager for Kept {
     }
 
     /// Of all that clients tell without asking, two things matter here: that they call something off, and the answers to
-    /// questions of calls that run on this process.
+    /// questions of calls, which may run elsewhere.
     async fn accept_message(
         &self,
         id: &SessionId,
@@ -446,16 +385,32 @@ impl SessionManager for Kept {
             }
             _ => return Ok(()),
         };
-        let asked = answered.and_then(|id| {
-            let (number, own) = question_of(id)?;
-            *id = own;
-            let calls = live.as_ref()?.calls();
-            let call = calls.iter().find(|call| call.number == number)?;
-            Some(call.answers.clone())
+        let unasked = || io::Error::other("no call that runs has asked this");
+        let own = answered.and_then(|id| {
+            let (call, number) = questions::read_id(id)?;
+            *id = RequestId::Number(number);
+            Some((call, number))
         });
-        let asked = asked
-            .ok_or_else(|| io::Error::other("no call that runs on this process has asked this"))?;
-        asked.send(message).await.map_err(|_| gone())
+        let ((call, number), live) = own.zip(live).ok_or_else(unasked)?;
+        let here = live
+            .calls()
+            .iter()
+            .find(|it| it.number == call)
+            .map(|it| it.answers.clone());
+        if let Some(here) = here {
+            return here.send(message).await.map_err(|_| gone());
+        }
+        let owner = live.named.get().map(|named| self.shared.owner(named));
+        let question = Question {
+            session: id.to_string(),
+            call,
+            number,
+        };
+        match questions::hand_on(&owner.ok_or_else(gone)?, question, &message).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(unasked()),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Only judged by rmcp; the stream itself is [`super::listen::Hearing`].

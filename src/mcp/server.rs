@@ -171,6 +171,12 @@ impl Shared {
         }
     }
 
+    /// A context for the sessions of the tenant that a request names.
+    pub(crate) fn owner(&self, named: &Named) -> Ctx {
+        let ctx = self.app.system.ctx(named.tenant(), "mcp");
+        ctx.of(named.principal.as_ref())
+    }
+
     /// The context of a modern request over HTTP that rmcp does not see.
     pub(crate) fn ctx(&self, named: &Named, meta: &RequestMetaObject) -> Result<Ctx> {
         let tenant = named.choose(None, meta)?;

@@ -1,23 +1,28 @@
 //! What handlers share: those of one process, and those of one session.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::request::Parts;
 use rmcp::RoleServer;
 use rmcp::model::{
-    CallToolResponse, CompleteResult, CustomResult, Extensions, GetPromptResponse, GetTaskResult,
-    Icon, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
-    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject, ProtocolVersion,
-    ReadResourceResponse, ServerCapabilities, ServerConfig, ServerResult, Tool,
+    CallToolResponse, ClientJsonRpcMessage, CompleteResult, CustomResult, Extensions,
+    GetPromptResponse, GetTaskResult, Icon, Implementation, InitializeRequestParams,
+    InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    ListToolsResult, MetaObject, ProtocolVersion, ReadResourceResponse, RequestId,
+    ServerCapabilities, ServerConfig, ServerResult, Tool,
 };
 use rmcp::service::RequestContext;
 use rmcp::transport::streamable_http_server::session::SessionState;
 use serde_json::{Map, Value, json};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::kept::Said;
+use super::server::Named;
 use super::tools;
 use crate::app::App;
 use crate::caller::Level;
@@ -28,6 +33,7 @@ use crate::feed::{Change, Feeds, What};
 use crate::id::TenantId;
 use crate::op::List;
 use crate::sessions;
+use crate::throttle::Place;
 
 /// What the handlers of one process share.
 pub(crate) struct Shared {
@@ -366,4 +372,64 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// A session that is in use on this process.
+pub(crate) struct Live {
+    /// Its place among those of its tenant.
+    _place: Place,
+    pub(super) used: AtomicI64,
+    /// Whose it is.
+    pub(super) named: OnceLock<Named>,
+    /// Cancelled when its client ends it here.
+    pub(super) ended: CancellationToken,
+    /// The event stream that tells of changes.
+    teller: Mutex<Weak<()>>,
+    calls: Mutex<Vec<Call>>,
+}
+
+/// A request that is being answered.
+pub(super) struct Call {
+    pub(super) number: u64,
+    pub(super) id: RequestId,
+    pub(super) cancel: CancellationToken,
+    pub(super) said: watch::Receiver<Said>,
+    /// Where the answers to its questions go.
+    pub(super) answers: mpsc::Sender<ClientJsonRpcMessage>,
+}
+
+impl Live {
+    pub(super) fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            _place: place,
+            used: AtomicI64::default(),
+            named: OnceLock::new(),
+            ended: CancellationToken::new(),
+            teller: Mutex::default(),
+            calls: Mutex::default(),
+        })
+    }
+
+    pub(super) fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+        lock(&self.calls)
+    }
+
+    /// Makes the stream with this token the one that tells: the newest, since older ones may be dead without a sign.
+    pub(super) fn tell_by(&self, token: &Arc<()>) {
+        *lock(&self.teller) = Arc::downgrade(token);
+    }
+
+    /// Whether the stream with this token is to tell, since the protocol wants no message on two. When the one that did has
+    /// gone, whoever asks first is.
+    pub(super) fn is_told_by(&self, token: &Arc<()>) -> bool {
+        let mut teller = lock(&self.teller);
+        if teller.strong_count() == 0 {
+            *teller = Arc::downgrade(token);
+        }
+        std::ptr::eq(teller.as_ptr(), Arc::as_ptr(token))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,6 +3,7 @@
 //!
 //! Features declare their operations with these types, `catalog` gathers them, the edges only translate.
 
+mod confirm;
 mod follow;
 mod output;
 mod resource;
@@ -17,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use confirm::CONFIRM;
+pub use confirm::{ANSWERS_USED, UNCONFIRMED};
 pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
 pub use output::{Block, Body, Document, Message, Output, Speaker};
 pub use resource::{
@@ -59,11 +62,6 @@ type Answer = Pin<Box<dyn Future<Output = Result<Output>> + Send>>;
 
 /// Makes the input of a call whole.
 pub type Prepare = fn(Ctx, Value) -> Pin<Box<dyn Future<Output = Result<Value>> + Send>>;
-
-/// The code of an operation's refusal to go on without a yes. Its message is the question.
-pub const UNCONFIRMED: &str = "confirmation_needed";
-/// The input that is a yes from the beginning.
-const CONFIRM: &str = "confirm";
 
 /// Whether calls wait for anything but their own transactions.
 #[derive(Clone, Copy)]
@@ -457,21 +455,6 @@ impl Op {
             schema::check(rules, &input)?;
         }
         Ok(input)
-    }
-
-    /// Asks for a yes where the operation wants one.
-    async fn call_confirmed(&self, ctx: Ctx, mut input: Value) -> Result<Output> {
-        match (self.handler)(ctx.clone(), input.clone()).await {
-            Err(error) if error.code() == UNCONFIRMED => {
-                if !ctx.confirm(error.message()).await? {
-                    let message = "nothing was done: the answer was no";
-                    return Err(Error::conflict("not_confirmed", message));
-                }
-                input[CONFIRM] = Value::Bool(true);
-                (self.handler)(ctx, input).await
-            }
-            outcome => outcome,
-        }
     }
 
     /// Null means absent, since models write it so; aliases become the names that the schema knows.

@@ -4,14 +4,16 @@
 
 mod store;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 
 use crate::clock::Time;
-use crate::ctx::{Ctx, Scope, System};
+use crate::ctx::{Ctx, Guard, Scope, System};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::op::ANSWERS_USED;
 use crate::store::Tx;
 
 pub use store::subscribers;
@@ -24,6 +26,8 @@ const EXACT: Duration = Duration::from_mins(10);
 pub const SUBSCRIPTIONS: u32 = 1_000;
 /// The longest `initialize` that is kept.
 const LONGEST: usize = 16 << 10;
+/// How long the rounds of one call may take in all.
+const ROUNDS: Duration = Duration::from_hours(1);
 /// Sessions removed in one round.
 const BATCH: u32 = 200;
 
@@ -134,6 +138,96 @@ pub async fn key(ctx: &Ctx) -> Result<Vec<u8>> {
     .await
 }
 
+/// A name for the rounds of a call that begins now. Later ones sort behind it.
+pub fn begin_rounds(ctx: &Ctx) -> String {
+    let scope = ctx.scope();
+    format!("{}{:032x}", moment(scope.steady()), scope.random().u128())
+}
+
+/// Whether the rounds `id` are so old that what was acted on of them may be forgotten.
+pub fn are_over(ctx: &Ctx, id: &str) -> bool {
+    id < oldest(&ctx.scope()).as_str()
+}
+
+/// Lets the call of `ctx` act on the answers of the rounds `id`, and none after it: what its writes do first. A call that
+/// lost its answer finds what it did when it asks again, and whoever repeats it later changes nothing.
+pub fn once(ctx: &Ctx, id: String) -> Guard {
+    let by = format!("{:032x}", ctx.scope().random().u128());
+    Arc::new(move |scope, tx| {
+        store::forget_rounds(tx, &oldest(scope))?;
+        if store::end_rounds(tx, &id, &by)? {
+            return Ok(());
+        }
+        let message = "the answers that this call brings were acted on before; see what became of that, or make the call again without requestState";
+        Err(Error::conflict(ANSWERS_USED, message))
+    })
+}
+
+/// The names of rounds that are over sort before this.
+fn oldest(scope: &Scope) -> String {
+    let rounds = i64::try_from(ROUNDS.as_micros()).unwrap_or(i64::MAX);
+    moment(Time::from_micros(scope.steady().as_micros() - rounds))
+}
+
+fn moment(time: Time) -> String {
+    format!("{:016x}", time.as_micros().max(0))
+}
+
+/// Which question of a call it is that a session's client is asked. Calls are told apart by their numbers.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The session.
+    pub session: String,
+    /// The call.
+    pub call: u64,
+    /// The question.
+    pub number: i64,
+}
+
+/// Notes that `question` waits for its answer.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn ask(ctx: &Ctx, question: &Question) -> Result<()> {
+    let question = question.clone();
+    ctx.write(move |_, tx| store::ask(tx, &question)).await
+}
+
+/// Hands an answer on to whatever process waits for it, and says whether one did.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn answer(ctx: &Ctx, question: Question, answer: String) -> Result<bool> {
+    ctx.write(move |_, tx| {
+        let is_open = store::answer(tx, &question, &answer)?;
+        if is_open {
+            tx.wake();
+        }
+        Ok(is_open)
+    })
+    .await
+}
+
+/// The answers to questions of a call that came to other processes so far.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn answers(ctx: &Ctx, session: &str, call: u64) -> Result<Vec<(i64, String)>> {
+    let session = session.to_owned();
+    ctx.read(move |_, tx| store::answers(tx, &session, call))
+        .await
+}
+
+/// Forgets the questions of a call that has ended.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn forget_questions(ctx: &Ctx, session: &str, call: u64) -> Result<()> {
+    let session = session.to_owned();
+    ctx.write(move |_, tx| store::delete_questions_of(tx, &session, call))
+        .await
+}
+
 /// Forgets a session of `tenant` and its subscriptions.
 ///
 /// # Errors
@@ -154,6 +248,7 @@ async fn forget(system: &System, place: Place, limit: Time) -> Result<()> {
         let is_gone = store::delete(tx, &key, limit)?;
         if is_gone {
             store::delete_subscriptions(tx, &key)?;
+            store::delete_questions(tx, &key)?;
         }
         Ok(is_gone)
     };

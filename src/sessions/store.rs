@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Place, Session};
+use super::{Place, Question, Session};
 use crate::clock::Time;
 use crate::error::Result;
 use crate::store::{SystemTx, Tx, vals};
@@ -75,6 +75,85 @@ pub(super) fn insert_key(tx: &mut Tx<'_>, key: Vec<u8>, now: Time) -> Result<()>
         &vals![tx.tenant(), key, now],
     )
     .map(drop)
+}
+
+/// Notes that the call `by` acts on the answers of these rounds, unless another one did.
+pub(super) fn end_rounds(tx: &mut Tx<'_>, id: &str, by: &str) -> Result<bool> {
+    tx.execute(
+        "INSERT INTO request_rounds (tenant_id, rounds_id, ended_by) VALUES ($1, $2, $3)
+         ON CONFLICT (tenant_id, rounds_id) DO UPDATE SET ended_by = excluded.ended_by
+         WHERE request_rounds.ended_by = excluded.ended_by",
+        &vals![tx.tenant(), id, by],
+    )
+    .map(|count| count > 0)
+}
+
+pub(super) fn forget_rounds(tx: &mut Tx<'_>, before: &str) -> Result<()> {
+    tx.execute(
+        "DELETE FROM request_rounds WHERE tenant_id = $1 AND rounds_id < $2",
+        &vals![tx.tenant(), before],
+    )
+    .map(drop)
+}
+
+pub(super) fn ask(tx: &mut Tx<'_>, question: &Question) -> Result<()> {
+    tx.execute(
+        "INSERT INTO session_questions (tenant_id, session_id, call_id, question) VALUES ($1, $2, $3, $4)",
+        &vals![
+            tx.tenant(),
+            &question.session,
+            call_id(question.call),
+            question.number
+        ],
+    )
+    .map(drop)
+}
+
+/// Whether the question was open.
+pub(super) fn answer(tx: &mut Tx<'_>, question: &Question, answer: &str) -> Result<bool> {
+    tx.execute(
+        "UPDATE session_questions SET answer = $5
+         WHERE tenant_id = $1 AND session_id = $2 AND call_id = $3 AND question = $4 AND answer IS NULL",
+        &vals![
+            tx.tenant(),
+            &question.session,
+            call_id(question.call),
+            question.number,
+            answer
+        ],
+    )
+    .map(|count| count > 0)
+}
+
+pub(super) fn answers(tx: &mut Tx<'_>, session: &str, call: u64) -> Result<Vec<(i64, String)>> {
+    let rows = tx.query(
+        "SELECT question, answer FROM session_questions
+         WHERE tenant_id = $1 AND session_id = $2 AND call_id = $3 AND answer IS NOT NULL",
+        &vals![tx.tenant(), session, call_id(call)],
+    )?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
+pub(super) fn delete_questions_of(tx: &mut Tx<'_>, session: &str, call: u64) -> Result<()> {
+    tx.execute(
+        "DELETE FROM session_questions WHERE tenant_id = $1 AND session_id = $2 AND call_id = $3",
+        &vals![tx.tenant(), session, call_id(call)],
+    )
+    .map(drop)
+}
+
+pub(super) fn delete_questions(tx: &mut Tx<'_>, session: &str) -> Result<()> {
+    tx.execute(
+        "DELETE FROM session_questions WHERE tenant_id = $1 AND session_id = $2",
+        &vals![tx.tenant(), session],
+    )
+    .map(drop)
+}
+
+fn call_id(call: u64) -> String {
+    format!("{call:016x}")
 }
 
 /// Whether it was there, and its client not seen after `limit`.

@@ -96,15 +96,20 @@ pub fn chain(before: &[u8], sequence: i64, entry: &Entry) -> Vec<u8> {
     hash.finalize().to_vec()
 }
 
-/// The events of a group, in order.
+/// The events of a group, in order, and whom to wake besides.
 #[derive(Default)]
-pub(super) struct Log(Vec<(TenantId, Entry, Sequence)>);
+pub(super) struct Log(Vec<(TenantId, Entry, Sequence)>, Vec<TenantId>);
 
 impl Log {
     pub(super) fn append(&mut self, tenant: &TenantId, entry: Entry) -> Sequence {
         let sequence = Sequence::default();
         self.0.push((tenant.clone(), entry, sequence.clone()));
         sequence
+    }
+
+    /// Has those woken who wait for something of `tenant`, though no event tells of it.
+    pub(super) fn wake(&mut self, tenant: &TenantId) {
+        self.1.push(tenant.clone());
     }
 
     pub(super) fn find(
@@ -140,6 +145,15 @@ impl Log {
         tenants.sort();
         tenants.dedup();
         tenants
+    }
+
+    /// The tenants whose waiting callers are woken by a commit.
+    pub(super) fn told(&self) -> Vec<TenantId> {
+        let mut told = self.tenants();
+        told.extend(self.1.iter().cloned());
+        told.sort();
+        told.dedup();
+        told
     }
 
     /// Numbers and chains the events behind the tenants' `heads`, moves those, and returns what to write.

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (8, include_str!("../../migrations/0008_conversations.sql")),
     (9, include_str!("../../migrations/0009_limits.sql")),
     (10, include_str!("../../migrations/0010_traces_seals.sql")),
+    (11, include_str!("../../migrations/0011_rounds.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

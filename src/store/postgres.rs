@@ -333,7 +333,7 @@ fn write(
         }
     }
     pipe.enter(usize::MAX);
-    let told = log.tenants();
+    let told = log.told();
     if !pipe.writes() && told.is_empty() {
         pipe.defer_text("ROLLBACK");
         return match pipe.flush() {

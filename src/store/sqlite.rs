@@ -250,12 +250,12 @@ impl Writer {
                 lite.run("RELEASE operation")?;
             }
         }
-        let tenants = log.tenants();
-        write_log(lite, &mut log, &tenants)?;
+        let told = log.told();
+        write_log(lite, &mut log)?;
         let begun = self.clock.steady();
         lite.run("COMMIT")?;
         self.learn(self.clock.steady().since(begun));
-        Ok(Some((tenants, count)))
+        Ok(Some((told, count)))
     }
 
     /// Now and then a commit takes much longer, since it also moves pages to the file: that counts little.
@@ -267,7 +267,7 @@ impl Writer {
 /// Operations that are committed and not yet known to be on the disk.
 struct Group {
     jobs: Vec<Box<dyn Job>>,
-    /// The tenants whose logs grew.
+    /// The tenants whose waiting callers are woken.
     told: Vec<TenantId>,
 }
 
@@ -390,18 +390,18 @@ fn log_of_writes(data: &Path) -> Result<File> {
     wal.map_err(Error::internal)
 }
 
-fn write_log(lite: &Lite, log: &mut Log, tenants: &[TenantId]) -> Result<()> {
+fn write_log(lite: &Lite, log: &mut Log) -> Result<()> {
     let mut heads = BTreeMap::new();
-    for tenant in tenants {
+    for tenant in log.tenants() {
         let rows = lite.query(
             "SELECT sequence, hash FROM tenants WHERE tenant_id = $1",
-            &vals![tenant],
+            &vals![&tenant],
         )?;
         let mut head = Head::default();
         for mut row in rows {
             (head.sequence, head.hash) = (row.get(0)?, row.get(1)?);
         }
-        heads.insert(tenant.clone(), head);
+        heads.insert(tenant, head);
     }
     for event in log.number(&mut heads) {
         lite.execute(

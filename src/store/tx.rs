@@ -87,6 +87,14 @@ impl<'a> Tx<'a> {
         }
     }
 
+    /// Wakes those who wait for something of the tenant after the commit, on every process, as an event does: for what
+    /// is no event.
+    pub fn wake(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.wake(self.tenant);
+        }
+    }
+
     /// Whether the tenant's log has an event `id`, in this transaction or before; with its kind, subject and data.
     ///
     /// # Errors

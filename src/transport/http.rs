@@ -366,7 +366,6 @@ impl Door {
 
     /// A context for the sessions of the tenant that the request names.
     fn ctx(&self, named: &Named) -> Ctx {
-        let ctx = self.shared.app.system.ctx(named.tenant(), "mcp");
-        ctx.of(named.principal.as_ref())
+        self.shared.owner(named)
     }
 }

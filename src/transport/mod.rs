@@ -71,8 +71,15 @@ pub async fn serve_pipes(
         std::future::pending().await
     };
     let recognise = Box::new(recognise);
+    let pipes = (input, output);
+    let serving = Box::pin(stdio::serve_with(
+        Front(edge),
+        recognise,
+        pipes,
+        stop.clone(),
+    ));
     tokio::select! {
-        served = stdio::serve_with(Front(edge), recognise, (input, output), stop.clone()) => served,
+        served = serving => served,
         never = over => never,
     }
 }

@@ -81,4 +81,5 @@ async def main(mode, kind, *target):
         await asyncio.wait_for(life(client), 60)
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Drives real MCP clients against the real binary: run.py BINARY [WORD]
 
-Each case is one client on one transport in one era and plays a whole life of a task, or follows the handle of one over a restart.
+Each case is one client on one transport in one era and plays a whole life of a task, follows the handle of one over a restart, or has its
+user sign in first.
 WORD keeps the cases whose name holds it. What the server told them, except over a restart, is checked against the schemas of its
 revisions at the end.
-BATON_TEST_PYTHON (an interpreter with the Python SDK), BATON_TEST_NODE and BATON_TEST_NPM (the folder of the npm packages) are set by test.sh.
+BATON_TEST_PYTHON (an interpreter with the Python SDK), BATON_TEST_NODE, BATON_TEST_NPM (the folder of the npm packages) and BATON_TEST_RMCP (the
+program of `rmcp/`) are set by test.sh.
 """
 
 import concurrent.futures
@@ -39,6 +41,19 @@ def inspector():
     return [os.environ["BATON_TEST_NODE"], f"{os.environ['BATON_TEST_NPM']}/node_modules/.bin/mcp-inspector"]
 
 
+def users(binary):
+    """Clients whose user signs in at an authorization server, and how they become its clients."""
+    node, python, rmcp = (os.environ[f"BATON_TEST_{name}"] for name in ("NODE", "PYTHON", "RMCP"))
+    programs = {
+        "python-sdk": [python, HERE / "oauth_python.py"],
+        "typescript-v2": [node, HERE / "oauth_typescript.mjs"],
+        "rmcp": [rmcp],
+    }
+    for name, client in programs.items():
+        for registration in ("registered", "documented"):
+            yield f"{name} oauth {registration}", [sys.executable, HERE / "oauth.py", binary, registration, *client], None
+
+
 def cases(binary, program, url, home):
     """Name, command and the protocol version that must be negotiated. `program` is the binary, listened to."""
     stdio = [program, "stdio", "--data", str(home / "stdio")]
@@ -57,6 +72,7 @@ def cases(binary, program, url, home):
             yield f"{name} mcp.json", [*client, "auto", "config", REPOSITORY / "mcp.json", "baton"], MODERN
         if name != "typescript-v1":
             yield f"{name} handles", [sys.executable, HERE / "handles.py", binary, name, *followers[name]], None
+    yield from users(binary)
     yield "python-sdk sse auto", [os.environ["BATON_TEST_PYTHON"], HERE / "python_sdk.py", "auto", "sse", f"{url}/sse"], None
 
 
@@ -111,7 +127,7 @@ def main():
                 print(f"the server's last lines:\n{server.tail()}")
         complaints, count = wire.check(home / "wire", tap.kept)
         said = f"{sum(count.values())} messages of the server, each as its revision's schema has it ({dict(sorted(count.items()))})"
-        if complaints or not count:
+        if complaints or not (count or word):
             failed += 1
             print("\n".join([f"FAIL {said}", *complaints[:20]]), flush=True)
         else:

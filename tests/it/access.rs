@@ -178,14 +178,8 @@ async fn each_role_may_do_what_is_its_own_over_every_transport() {
             let (name, input) = (op.name, (op.sample)());
             let expected = may(role, name);
             assert_eq!(tools.contains(&name), expected, "{role} is shown {name}");
-            let in_scope = ORCHESTRATOR.contains(&name) || EXECUTOR.contains(&name);
-            assert!(
-                in_scope
-                    || READER.contains(&name)
-                    || ADMIN.contains(&name)
-                    || OPERATOR.contains(&name),
-                "{name}: whose?"
-            );
+            let whose = [&ORCHESTRATOR[..], &EXECUTOR, &READER, &ADMIN, &OPERATOR].concat();
+            assert!(whose.contains(&name), "{name}: whose?");
             let modern = call(&server, "/mcp", name, input.clone()).await;
             let over_modern = code(&modern.body["result"]) != "forbidden";
             let legacy = session.ask("tools/call", tool(name, input.clone())).await;

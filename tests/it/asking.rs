@@ -11,7 +11,7 @@ use crate::support::mcp::{Events, Session, initialize, modern, tool};
 use crate::support::sse::Client;
 
 /// A task `top` with a subtask `sub` that ada works on, in the tenant of `path`.
-async fn project(server: &HttpServer, path: &str) {
+pub(crate) async fn project(server: &HttpServer, path: &str) {
     for (id, parent) in [("top", None), ("sub", Some("top"))] {
         let mut task = json!({"description": "x", "task_id": id});
         if let Some(parent) = parent {
@@ -25,17 +25,17 @@ async fn project(server: &HttpServer, path: &str) {
     let _ = server.claim(path).await;
 }
 
-fn cancel(reason: &str) -> Value {
+pub(crate) fn cancel(reason: &str) -> Value {
     tool("task_cancel", json!({"task_id": "top", "reason": reason}))
 }
 
-async fn state(server: &HttpServer, path: &str, id: &str) -> Value {
+pub(crate) async fn state(server: &HttpServer, path: &str, id: &str) -> Value {
     let task = server.use_tool(path, "task_get", json!({"task_id": id}));
     task.await["state"].clone()
 }
 
 /// A modern call of a client that can show forms.
-fn round(mut params: Value, more: Value) -> Value {
+pub(crate) fn round(mut params: Value, more: Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         params[name] = value.clone();
     }
@@ -45,11 +45,11 @@ fn round(mut params: Value, more: Value) -> Value {
     message
 }
 
-fn said(action: &str, confirm: bool) -> Value {
+pub(crate) fn said(action: &str, confirm: bool) -> Value {
     json!({"confirm": {"action": action, "content": {"confirm": confirm}}})
 }
 
-fn code(answer: &Value) -> String {
+pub(crate) fn code(answer: &Value) -> String {
     let text = answer["result"]["content"][0]["text"].as_str();
     let error: Value = serde_json::from_str(text.unwrap_or_else(|| panic!("{answer}"))).unwrap();
     error["error"]["code"].as_str().unwrap().to_owned()
@@ -100,7 +100,8 @@ async fn a_modern_client_is_asked_in_rounds_and_its_state_is_good_for_nothing_el
     let with =
         |state: &str, responses: Value| json!({"requestState": state, "inputResponses": responses});
     // Another call, another tenant, another seal.
-    let changed = format!("{}A", &sealed[..sealed.len() - 1]);
+    let (head, last) = sealed.split_at(sealed.len() - 1);
+    let changed = format!("{head}{}", if last == "A" { "E" } else { "A" });
     for (path, message) in [
         (
             "/mcp",
@@ -202,14 +203,18 @@ async fn a_legacy_session_is_asked_on_the_stream_of_its_call() {
     let (mut one, first) = ask().await;
     let (mut two, second) = ask().await;
     assert_ne!(first["id"], second["id"]);
-    // The call runs here; another process knows nothing of its question.
-    let strange = post(&session.on(&other), &answer_to(&first, true)).await;
-    assert!(strange.status >= 400, "{}", strange.text);
     let taken = post(&session, &answer_to(&second, false)).await;
     assert_eq!(taken.status, 202, "{}", taken.text);
     assert_eq!(code(&two.data().await), "not_confirmed");
     assert_eq!(state(&server, "/mcp", "sub").await, "assigned");
-    post(&session, &answer_to(&first, true)).await;
+    // The call runs here, and the answer comes to another process.
+    let there = session.on(&other);
+    let mut strange = answer_to(&first, true);
+    strange["id"] = "0/0".into();
+    let refused = post(&there, &strange).await;
+    assert!(refused.status >= 400, "{}", refused.text);
+    let taken = post(&there, &answer_to(&first, true)).await;
+    assert_eq!(taken.status, 202, "{}", taken.text);
     let done = one.data().await;
     assert_eq!(done["id"], "call");
     assert_eq!(
@@ -217,8 +222,10 @@ async fn a_legacy_session_is_asked_on_the_stream_of_its_call() {
         "{done}"
     );
     assert!(one.next().await.is_none());
-    let late = post(&session, &answer_to(&first, true)).await;
-    assert!(late.status >= 400, "{}", late.text);
+    for session in [&session, &there] {
+        let late = post(session, &answer_to(&first, true)).await;
+        assert!(late.status >= 400, "{}", late.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod access_limits;
 mod access_rates;
 mod access_tokens;
 mod asking;
+mod asking_once;
 mod bad_input;
 mod bounds;
 mod cli_install;

@@ -114,8 +114,8 @@ async fn a_move_that_was_interrupted_serves_nobody_and_goes_on() {
 /// Makes a database of today one of the first version.
 const UNDO: &str = "
     DROP TABLE workers; DROP TABLE keys; DROP TABLE sessions; DROP TABLE session_subscriptions;
-    DROP TABLE handles; DROP TABLE request_keys; DROP TABLE seals;
-    DROP TABLE limits; DROP TABLE server_limits; DROP TABLE limit_changes;
+    DROP TABLE handles; DROP TABLE request_keys; DROP TABLE request_rounds; DROP TABLE session_questions;
+    DROP TABLE seals; DROP TABLE limits; DROP TABLE server_limits; DROP TABLE limit_changes;
     ALTER TABLE events DROP COLUMN trace;
     DROP INDEX tasks_by_state;
     DROP INDEX tasks_by_project; DROP INDEX tasks_by_agent; DROP INDEX tasks_by_parent_and_state;

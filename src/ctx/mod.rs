@@ -1,12 +1,15 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
-use std::borrow::Cow;
+mod scope;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use scope::Scope;
 
 use crate::caller::{Ability, Answers, Ask, Caller, Level, Progress, Question, cant_answer};
 use crate::clock::{Clock, Time};
@@ -23,6 +26,9 @@ use crate::trace::Trace;
 
 /// How long a worker's work is one process's without word from it.
 const HOLD: Duration = Duration::from_secs(3);
+
+/// What a write does first that acts on the answers of earlier rounds.
+pub type Guard = Arc<dyn Fn(&Scope, &mut Tx<'_>) -> Result<()> + Send + Sync>;
 
 /// What the whole process shares. Workers start from here; callers get a [`Ctx`].
 #[derive(Clone)]
@@ -122,6 +128,7 @@ impl System {
             principal: None,
             caller: None,
             trace: None,
+            guard: None,
         }
     }
 
@@ -134,6 +141,7 @@ impl System {
             principal: None,
             caller: None,
             trace: None,
+            guard: None,
         }
     }
 
@@ -177,6 +185,7 @@ pub struct Ctx {
     principal: Option<Arc<Principal>>,
     caller: Option<Arc<Caller>>,
     trace: Option<Arc<Trace>>,
+    guard: Option<Guard>,
 }
 
 impl Ctx {
@@ -265,6 +274,13 @@ impl Ctx {
     #[must_use]
     pub fn with_caller(mut self, caller: Caller) -> Self {
         self.caller = Some(Arc::new(caller));
+        self
+    }
+
+    /// The same call, whose writes pass `guard` once they act on what its caller answered in earlier rounds.
+    #[must_use]
+    pub fn guarded(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
         self
     }
 
@@ -369,13 +385,16 @@ impl Ctx {
         F: Fn(&Scope, &mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let scope = self.scope();
-        self.system
-            .0
-            .store
-            .write(&self.tenant, move |tx| {
-                scope.logged(|| operation(&scope, tx))
-            })
-            .await
+        let caller = self.caller.as_ref();
+        let acts_on_answers = caller.is_some_and(|caller| caller.notes.has_used());
+        let guard = self.guard.clone().filter(|_| acts_on_answers);
+        let guarded = move |tx: &mut Tx<'_>| {
+            if let Some(guard) = &guard {
+                guard(&scope, tx)?;
+            }
+            scope.logged(|| operation(&scope, tx))
+        };
+        self.system.0.store.write(&self.tenant, guarded).await
     }
 
     /// Runs `operation` on a snapshot of what is committed.
@@ -407,76 +426,6 @@ impl Ctx {
             trace: self.trace.clone(),
             system: self.system.clone(),
         }
-    }
-}
-
-/// What an operation may know besides its transaction. The tenant is the transaction's.
-#[derive(Clone)]
-pub struct Scope {
-    actor: Arc<str>,
-    now: Time,
-    steady: Time,
-    principal: Option<Arc<Principal>>,
-    trace: Option<Arc<Trace>>,
-    system: System,
-}
-
-impl Scope {
-    /// Who calls, as the log shows it.
-    pub fn actor(&self) -> &str {
-        &self.actor
-    }
-
-    /// Who was let in; `None` where nobody is asked who he is.
-    pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_deref()
-    }
-
-    /// The trace that the call is part of.
-    pub fn trace(&self) -> Option<&Trace> {
-        self.trace.as_deref()
-    }
-
-    /// The same for something that came with `trace`: what happens to it belongs there, unless the call says where it
-    /// belongs.
-    pub fn within(&self, trace: Option<&Trace>) -> Cow<'_, Self> {
-        match trace {
-            Some(trace) if self.trace.is_none() => Cow::Owned(Self {
-                trace: Some(Arc::new(trace.clone())),
-                ..self.clone()
-            }),
-            _ => Cow::Borrowed(self),
-        }
-    }
-
-    /// The wall clock, for timestamps.
-    pub fn now(&self) -> Time {
-        self.now
-    }
-
-    /// The clock of leases, timeouts and retries.
-    pub fn steady(&self) -> Time {
-        self.steady
-    }
-
-    /// Runs a part of the call on another thread, where what it logs says whose it is too.
-    fn logged<T>(&self, work: impl FnOnce() -> T) -> T {
-        Trace::span(self.trace()).in_scope(work)
-    }
-
-    /// Randomness.
-    pub fn random(&self) -> &Random {
-        &self.system.0.random
-    }
-
-    /// How often somebody may call, and how much at a time.
-    pub fn throttle(&self) -> &Throttle {
-        &self.system.0.throttle
-    }
-
-    /// The limits of this server.
-    pub fn limits(&self) -> &Limits {
-        &self.system.0.limits
     }
 }
 
