@@ -29,22 +29,15 @@ const LAYERS: [&[&str]; 14] = [
     &["events", "tenants", "op"],
     &[
         "access",
-        "agents",
         "end_task",
         "executor",
-        "federation",
         "limits",
         "memory",
-        "messages",
-        "monitoring",
         "orchestrator",
-        "projects",
-        "providers",
         "resources",
         "sessions",
         "tasks",
         "tools",
-        "webhooks",
     ],
     &["catalog"],
     &["handles"],
@@ -56,7 +49,7 @@ const LAYERS: [&[&str]; 14] = [
 ];
 
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("codes", &["error"]),
     (
         "config",
@@ -70,9 +63,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("end_task", &["tasks"]),
     ("executor", &["access", "tasks"]),
     ("orchestrator", &["tasks"]),
-    ("projects", &["tasks"]),
-    ("tasks", &["access", "agents"]),
-    ("tools", &["memory", "resources", "tasks"]),
+    ("tasks", &["access"]),
 ];
 
 /// Crates and modules that only these files and folders may name.
