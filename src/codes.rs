@@ -130,6 +130,11 @@ pub const ALL: &[Code] = &[
         "The event log does not fit its hash chain: it was changed from outside.",
     ),
     code(
+        "memory_superseded",
+        Kind::Conflict,
+        "Another entry stands in the place of this one; name that one, as the message says.",
+    ),
+    code(
         "move_failed",
         Kind::Conflict,
         "The copy is not what the source is; nothing at the source was changed. Empty the target and move again.",
@@ -318,6 +323,11 @@ pub const ALL: &[Code] = &[
         "unknown_key",
         Kind::NotFound,
         "There is no such key in this tenant.",
+    ),
+    code(
+        "unknown_memory",
+        Kind::NotFound,
+        "Nothing is remembered under this id, by this agent, in this tenant.",
     ),
     code(
         "unknown_operation",

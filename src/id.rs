@@ -146,6 +146,11 @@ id!(
     HandleId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a handle is what the call was answered", mint "hdl_"
 );
 
+id!(
+    /// What an agent remembers.
+    MemoryId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a memory_id is what memory_write gave", mint "mem_"
+);
+
 impl TenantId {
     /// The tenant of those who name none.
     pub fn default_tenant() -> Self {

@@ -26,16 +26,22 @@ pub enum Permission {
     Admin,
     /// Say what holds for all tenants. It takes a credential for all of them.
     Operate,
+    /// See what agents remember.
+    Recall,
+    /// Remember, and forget.
+    Remember,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Read,
         Self::Orchestrate,
         Self::Execute,
         Self::Admin,
         Self::Operate,
+        Self::Recall,
+        Self::Remember,
     ];
 
     /// The OAuth scope that stands for it.
@@ -46,6 +52,8 @@ impl Permission {
             Self::Execute => "tasks:execute",
             Self::Admin => "tenant:admin",
             Self::Operate => "server:admin",
+            Self::Recall => "memory:read",
+            Self::Remember => "memory:write",
         }
     }
 }
@@ -88,11 +96,12 @@ impl Role {
 
     /// What it may do.
     pub const fn may(self, permission: Permission) -> bool {
+        use Permission::{Execute, Orchestrate, Read, Recall, Remember};
         match self {
             Self::Admin => true,
-            Self::Orchestrator => matches!(permission, Permission::Read | Permission::Orchestrate),
-            Self::Executor => matches!(permission, Permission::Read | Permission::Execute),
-            Self::Observer => matches!(permission, Permission::Read),
+            Self::Orchestrator => matches!(permission, Read | Orchestrate | Recall | Remember),
+            Self::Executor => matches!(permission, Read | Execute | Recall | Remember),
+            Self::Observer => matches!(permission, Read | Recall),
         }
     }
 }

@@ -16,6 +16,7 @@ const LAYERS: [&[&str]; 14] = [
         "page",
         "places",
         "secret",
+        "language",
         "splice",
         "principal",
         "trace",

@@ -13,7 +13,7 @@ use crate::events::Event;
 use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
 use crate::presence::Stay;
-use crate::{access, end_task, executor, limits, orchestrator};
+use crate::{access, end_task, executor, limits, memory, orchestrator};
 
 pub use published::{Published, schemas};
 
@@ -87,16 +87,21 @@ impl Catalog {
             orchestrator::operations(),
             executor::operations(),
             end_task::operations(),
+            memory::operations(),
             access::keys::operations(),
             limits::operations(),
         ]
         .into_iter()
         .flatten()
         .collect();
-        let resources = [published::resources(), orchestrator::resources()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let resources = [
+            published::resources(),
+            orchestrator::resources(),
+            memory::resources(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         Self::of(Parts {
             ops,
             resources,

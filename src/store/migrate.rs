@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (9, include_str!("../../migrations/0009_limits.sql")),
     (10, include_str!("../../migrations/0010_traces_seals.sql")),
     (11, include_str!("../../migrations/0011_rounds.sql")),
+    (12, include_str!("../../migrations/0012_memory.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -242,7 +242,11 @@ async fn claims_say_which_tenants_roles_and_scopes() {
     let all = tools(json!({"roles": ["admin"]})).await;
     assert!(all.contains(&"key_create".into()) && all.contains(&"task_claim".into()));
     let reads = ["task_get", "task_list", "task_wait"];
-    assert_eq!(tools(json!({"roles": "observer nonsense"})).await, reads);
+    let recalls = ["memory_search", "memory_get", "memory_list"];
+    let observes = tools(json!({"roles": "observer nonsense"})).await;
+    assert_eq!(observes, [&reads[..], &recalls].concat());
+    let scoped = json!({"roles": null, "scope": "memory:read"});
+    assert_eq!(tools(scoped).await, recalls);
     let scoped = json!({"roles": null, "scope": "openid tasks:read"});
     assert_eq!(tools(scoped).await, reads);
     let narrowed = json!({"roles": ["admin"], "scp": ["tasks:read"]});

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 
 /// What only acme knows. Each stands somewhere in acme's data.
-const MARKS: [&str; 8] = [
+const MARKS: [&str; 10] = [
     "acme-task-1",
     "acme-secret-description",
     "acme-secret-data",
@@ -15,6 +15,8 @@ const MARKS: [&str; 8] = [
     "acme-secret-result",
     "acme-secret-reason",
     "acme-capability",
+    "acme-secret-memory",
+    "acme-secret-tag",
 ];
 
 /// A server on which acme has a task in every state, full of marks.
@@ -60,6 +62,9 @@ async fn with_acmes_data() -> Server {
     }
     let cancel = json!({"task_id": "acme-task-4", "reason": "acme-secret-reason"});
     server.call_as("acme", "task_cancel", cancel).await;
+    let memory = json!({"agent_id": "acme-agent", "content": "acme-secret-memory", "tags": ["acme-secret-tag"],
+        "scope": "shared"});
+    server.call_as("acme", "memory_write", memory).await;
     server
 }
 
@@ -101,6 +106,7 @@ async fn a_foreign_id_answers_exactly_as_an_unknown_one() {
                 || op.name == "task_run"
                 || op.name == "task_claim"
                 || op.name == "key_create"
+                || op.name == "memory_write"
             {
                 continue;
             }
@@ -115,12 +121,50 @@ async fn a_foreign_id_answers_exactly_as_an_unknown_one() {
 }
 
 #[tokio::test]
+async fn a_foreign_memory_answers_exactly_as_an_unknown_one() {
+    let server = with_acmes_data().await;
+    let listed = server.call_as("acme", "memory_list", json!({})).await;
+    let foreign = listed["memories"][0]["memory_id"].as_str().unwrap();
+    for op in server.app.catalog.ops() {
+        let fields = op.input_schema["properties"].as_object().unwrap();
+        for (field, many) in [("memory_id", false), ("supersedes", true)] {
+            if !fields.contains_key(field) {
+                continue;
+            }
+            let naming = |id: &str| {
+                let mut input = (op.sample)();
+                input[field] = if many { json!([id]) } else { json!(id) };
+                input
+            };
+            let found = answer(&server, op.name, naming(foreign)).await;
+            let unknown = answer(&server, op.name, naming("never-was-one")).await;
+            assert!(unknown.contains("unknown_memory"), "{}: {unknown}", op.name);
+            assert_eq!(
+                found.replace(foreign, "never-was-one"),
+                unknown,
+                "{}",
+                op.name
+            );
+        }
+    }
+    let kept = server.call_as("acme", "memory_get", json!({"memory_id": foreign}));
+    assert_eq!(kept.await["content"], "acme-secret-memory");
+}
+
+#[tokio::test]
 async fn no_answer_shows_anything_of_another_tenant() {
     let server = with_acmes_data().await;
     for op in server.app.catalog.ops() {
         let mut inputs = vec![(op.sample)(), about(op, "globex-task")];
         if op.name == "task_claim" {
             inputs.push(json!({"agent_id": "acme-agent", "capabilities": ["acme-capability"], "max_tasks": 5}));
+        }
+        if op.name == "memory_search" {
+            inputs.push(json!({"query": "acme secret memory"}));
+        }
+        if op.name == "memory_list" {
+            inputs.push(json!({"limit": 200}));
+            inputs.push(json!({"agent_id": "acme-agent", "tags": ["acme-secret-tag"]}));
         }
         if op.name == "task_list" {
             inputs.push(json!({"limit": 200}));
@@ -150,21 +194,21 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
     let server = with_acmes_data().await;
     let (acme, globex) = (server.ctx("acme"), server.ctx("globex"));
     let catalog = &server.app.catalog;
-    for uri in [
-        "baton://tasks/acme-task-1",
-        "baton://tasks/acme-task-1/report",
+    let listed = server.call_as("acme", "memory_list", json!({})).await;
+    let memory = listed["memories"][0]["memory_id"].as_str().unwrap();
+    let memory = format!("baton://memory/acme-agent/{memory}");
+    for (uri, id) in [
+        ("baton://tasks/acme-task-1", "acme-task-1"),
+        ("baton://tasks/acme-task-1/report", "acme-task-1"),
+        ("baton://memory/acme-agent", "acme-agent"),
+        (memory.as_str(), "acme-agent"),
     ] {
         assert!(catalog.read(&acme, uri).await.is_ok(), "{uri}");
         let foreign = catalog.read(&globex, uri).await.unwrap_err();
-        let unknown = catalog
-            .read(&globex, &uri.replace("acme-task-1", "nothing"))
-            .await
-            .unwrap_err();
+        let unknown = catalog.read(&globex, &uri.replace(id, "nothing")).await;
+        let unknown = unknown.unwrap_err();
         assert_eq!(foreign.code(), unknown.code());
-        assert_eq!(
-            foreign.message().replace("acme-task-1", "nothing"),
-            unknown.message()
-        );
+        assert_eq!(foreign.message().replace(id, "nothing"), unknown.message());
     }
     let (items, _) = catalog.list(&globex, None, 100).await.unwrap();
     assert!(items.iter().all(|(_, item)| !item.uri.contains("acme")));
@@ -174,24 +218,19 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
             .iter()
             .filter(|(_, item)| item.uri.contains("acme"))
             .count(),
-        4
+        5
     );
     for kind in catalog.resources() {
-        for prefix in ["", "acme", "acme-task"] {
-            let variable = if kind.template.contains("task_id") {
-                "task_id"
-            } else {
-                "name"
-            };
-            let found = catalog
-                .complete(&globex, kind.template, variable, prefix)
-                .await
-                .unwrap();
-            let values = found.values;
-            assert!(
-                values.iter().all(|value| !value.contains("acme")),
-                "{values:?}"
-            );
+        let variables = ["task_id", "name", "agent_id", "memory_id"].into_iter();
+        let variables = variables.filter(|name| kind.template.contains(&format!("{{{name}}}")));
+        for variable in variables {
+            for prefix in ["", "acme", "acme-task", "mem_"] {
+                let values = catalog.complete(&globex, kind.template, variable, prefix);
+                let values = values.await.unwrap().values;
+                let is_theirs =
+                    |value: &String| value.contains("acme") || value.starts_with("mem_");
+                assert!(!values.iter().any(is_theirs), "{values:?}");
+            }
         }
     }
 }

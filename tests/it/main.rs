@@ -44,6 +44,7 @@ mod mcp_sse;
 mod mcp_stdio;
 mod mcp_streams;
 mod mcp_wire;
+mod memory;
 mod places;
 mod questions;
 mod secrets;

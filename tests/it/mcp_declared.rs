@@ -24,6 +24,8 @@ async fn everywhere(story: impl AsyncFn(&HttpServer, Way, &mut Client<'_>)) {
             "required_capabilities": ["rust"],
         });
         server.use_tool("/mcp", "task_dispatch", task).await;
+        let memory = json!({"agent_id": "ada", "content": "The wall is red."});
+        server.use_tool("/mcp", "memory_write", memory).await;
         let mut client = Client::open(&server, way).await;
         story(&server, way, &mut client).await;
     }
@@ -87,7 +89,7 @@ async fn every_variable_and_every_argument_is_completed() {
                 asked.push((reference.clone(), name.to_owned()));
             }
         }
-        assert_eq!(asked.len(), 8, "{asked:?}");
+        assert_eq!(asked.len(), 11, "{asked:?}");
         for (reference, name) in asked {
             let found = completing(reference.clone(), &name, "");
             let found = client.ask("completion/complete", found).await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{modern, tool};
 
-const TOOLS: [&str; 13] = [
+const TOOLS: [&str; 18] = [
     "task_dispatch",
     "task_run",
     "task_get",
@@ -20,6 +20,11 @@ const TOOLS: [&str; 13] = [
     "task_heartbeat",
     "task_notify",
     "task_end",
+    "memory_write",
+    "memory_search",
+    "memory_get",
+    "memory_list",
+    "memory_forget",
 ];
 
 /// Asserts a JSON-RPC error and returns its message.
@@ -93,8 +98,9 @@ async fn the_tools_come_in_order_with_annotations_and_without_nulls() {
         }
         assert_eq!(tool["inputSchema"]["type"], "object", "{tool}");
         assert_eq!(tool["outputSchema"]["type"], "object", "{tool}");
-        let reads =
-            ["task_get", "task_list", "task_wait"].contains(&tool["name"].as_str().unwrap());
+        let (noun, verb) = tool["name"].as_str().unwrap().split_once('_').unwrap();
+        let reads = ["get", "list", "wait", "search"].contains(&verb);
+        assert!(["task", "memory"].contains(&noun), "{tool}");
         assert_eq!(tool["annotations"]["readOnlyHint"], reads, "{tool}");
     }
 }

@@ -117,6 +117,7 @@ const UNDO: &str = "
     DROP TABLE handles; DROP TABLE request_keys; DROP TABLE request_rounds; DROP TABLE session_questions;
     DROP TABLE seals; DROP TABLE limits; DROP TABLE server_limits; DROP TABLE limit_changes;
     ALTER TABLE events DROP COLUMN trace;
+    DROP TABLE memories; DROP TABLE memory_marks; DROP TABLE memory_totals; DROP INDEX events_of_memory;
     DROP INDEX tasks_by_state;
     DROP INDEX tasks_by_project; DROP INDEX tasks_by_agent; DROP INDEX tasks_by_parent_and_state;
     DELETE FROM migrations WHERE version > 1;";

@@ -1,0 +1,422 @@
+//! One tenant's live entries as search needs them: postings, vocabulary, vectors. It is made of what the database keeps and
+//! knows up to which event; how it is kept up to date is `shelf`'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::rank::{self, Fused, number};
+use super::{Eyes, Kind, Reach};
+use crate::clock::Time;
+use crate::id::{AgentId, MemoryId, TaskId};
+use crate::language::words::{self, Word};
+use crate::language::{DIMS, Vector, cosine};
+
+/// The most words that stand in for one that the tenant never used.
+const STAND_INS: usize = 3;
+/// What such a word counts.
+const STAND_IN: f64 = 0.7;
+/// Places of removed entries after which an index is made anew, at the least.
+const CHURN: usize = 10_000;
+
+/// What search knows of an entry besides its words and vector.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) id: MemoryId,
+    pub(super) agent_id: AgentId,
+    pub(super) kind: Kind,
+    pub(super) reach: Reach,
+    pub(super) task_id: Option<TaskId>,
+    pub(super) tags: Vec<String>,
+    pub(super) importance: f64,
+    pub(super) updated_at: Time,
+    pub(super) expires_at: Option<Time>,
+}
+
+/// An entry on its way into the index.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub(super) facts: Facts,
+    /// The words that it is indexed under, with a space between.
+    pub(super) words: String,
+    pub(super) vector: Option<Vec<u8>>,
+}
+
+/// What is searched for.
+pub(super) struct Query {
+    pub(super) words: Vec<Word>,
+    pub(super) vector: Option<Vector>,
+    pub(super) eyes: Eyes,
+    pub(super) kind: Option<Kind>,
+    pub(super) tags: Vec<String>,
+    pub(super) now: Time,
+}
+
+/// An entry that was found, and why.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) id: MemoryId,
+    pub(super) score: f64,
+    pub(super) fused: Fused,
+    /// The words of the query that it has, or what stands in for them.
+    pub(super) words: Vec<String>,
+}
+
+struct Doc {
+    facts: Facts,
+    /// As often and in the order in which they stand there.
+    words: Box<[u32]>,
+}
+
+struct Entry {
+    text: Arc<str>,
+    stem: usize,
+    /// In how many entries it stands.
+    spread: usize,
+}
+
+/// A word of a query, as the index knows it.
+struct Term {
+    stem: Option<usize>,
+    weight: f64,
+    /// As it is shown: the word, or what stands in for which word.
+    shown: String,
+}
+
+#[derive(Default)]
+pub(super) struct Index {
+    slots: HashMap<MemoryId, u32>,
+    docs: Vec<Option<Doc>>,
+    free: Vec<u32>,
+    values: Vec<i8>,
+    /// Zero for an entry without a vector.
+    scales: Vec<f32>,
+    known: HashMap<Arc<str>, u32>,
+    vocabulary: Vec<Entry>,
+    stems: HashMap<String, usize>,
+    /// Of each stem: in which entry, how often.
+    postings: Vec<Vec<(u32, u32)>>,
+    /// The words that begin alike and are of one length, for those who mistype.
+    alike: HashMap<(char, usize), Vec<u32>>,
+    /// Words of all entries together.
+    length: usize,
+    churn: usize,
+}
+
+impl Index {
+    /// Takes an entry up, in place of what was known of it.
+    pub(super) fn put(&mut self, loaded: Loaded) {
+        self.remove(&loaded.facts.id);
+        let slot = self.slot();
+        let words: Box<[u32]> = loaded
+            .words
+            .split(' ')
+            .map(|word| self.word(word))
+            .collect();
+        for (stem, times) in self.stems_of(&words) {
+            self.postings[stem].push((slot, times));
+        }
+        for word in distinct(&words) {
+            self.vocabulary[at(word)].spread += 1;
+        }
+        self.length += words.len();
+        let vector = loaded.vector.as_deref().and_then(Vector::from_bytes);
+        if let Some(vector) = vector {
+            self.scales[at(slot)] = vector.scale;
+            self.values[at(slot) * DIMS..][..DIMS].copy_from_slice(&vector.values);
+        }
+        self.slots.insert(loaded.facts.id.clone(), slot);
+        let facts = loaded.facts;
+        self.docs[at(slot)] = Some(Doc { facts, words });
+    }
+
+    /// Forgets an entry, if it is known.
+    pub(super) fn remove(&mut self, id: &MemoryId) {
+        let Some(slot) = self.slots.remove(id) else {
+            return;
+        };
+        let Some(doc) = self.docs[at(slot)].take() else {
+            return;
+        };
+        for (stem, _) in self.stems_of(&doc.words) {
+            self.postings[stem].retain(|(other, _)| *other != slot);
+        }
+        for word in distinct(&doc.words) {
+            self.vocabulary[at(word)].spread -= 1;
+        }
+        self.length -= doc.words.len();
+        self.scales[at(slot)] = 0.0;
+        self.free.push(slot);
+        self.churn += 1;
+    }
+
+    /// How many entries it knows.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether so much has gone that it takes more room than it should.
+    pub(super) fn is_worn(&self) -> bool {
+        self.churn > CHURN.max(self.slots.len())
+    }
+
+    /// About how many bytes it takes.
+    pub(super) fn size(&self) -> usize {
+        const DOC: usize = 400 + DIMS;
+        const WORD: usize = 160;
+        self.docs.len() * DOC + self.length * 12 + self.vocabulary.len() * WORD
+    }
+
+    fn slot(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.docs.push(None);
+            self.scales.push(0.0);
+            self.values.resize(self.docs.len() * DIMS, 0);
+            u32::try_from(self.docs.len() - 1).expect("fewer entries than 2^32")
+        })
+    }
+
+    fn word(&mut self, text: &str) -> u32 {
+        if let Some(word) = self.known.get(text) {
+            return *word;
+        }
+        let word = u32::try_from(self.vocabulary.len()).expect("fewer words than 2^32");
+        let (stem, text) = (words::stem(text), Arc::<str>::from(text));
+        let stem = *self.stems.entry(stem).or_insert_with(|| {
+            self.postings.push(Vec::new());
+            self.postings.len() - 1
+        });
+        if let Some(key) = likeness(&text) {
+            self.alike.entry(key).or_default().push(word);
+        }
+        self.known.insert(text.clone(), word);
+        self.vocabulary.push(Entry {
+            text,
+            stem,
+            spread: 0,
+        });
+        word
+    }
+
+    /// The stems of words, each once, and how often it stands there.
+    fn stems_of(&self, words: &[u32]) -> Vec<(usize, u32)> {
+        let stems = words.iter().map(|word| self.vocabulary[at(*word)].stem);
+        let mut stems: Vec<usize> = stems.collect();
+        stems.sort_unstable();
+        let groups = stems.chunk_by(|a, b| a == b);
+        let count = |group: &[usize]| u32::try_from(group.len()).unwrap_or(u32::MAX);
+        groups.map(|group| (group[0], count(group))).collect()
+    }
+
+    /// The stem, if it stands in any entry.
+    fn stem_in_use(&self, word: &str) -> Option<usize> {
+        let stem = self.stems.get(&words::stem(word)).copied();
+        stem.filter(|stem| !self.postings[*stem].is_empty())
+    }
+
+    /// What a query asks for. A word that the tenant never used gives way to its parts or to words that are nearly
+    /// written so; with none of these it stays, and lowers every coverage.
+    fn terms(&self, query: &[Word]) -> Vec<Term> {
+        let mut terms: Vec<(String, Term)> = Vec::new();
+        let mut add = |key: String, term: Term| match terms.iter().position(|it| it.0 == key) {
+            None => terms.push((key, term)),
+            Some(at) if terms[at].1.weight < term.weight => terms[at].1 = term,
+            Some(_) => {}
+        };
+        for word in words::asked(query) {
+            let shown = word.text.clone();
+            let mut better: Vec<(&str, f64, String)> = Vec::new();
+            let stem = self.stem_in_use(&word.text);
+            if stem.is_none() {
+                let parts = word.parts.iter();
+                let parts = parts.filter(|part| self.stem_in_use(part).is_some());
+                better.extend(parts.map(|part| (part.as_str(), 1.0, part.clone())));
+                if better.is_empty() {
+                    let near = self.nearly(&word.text).into_iter();
+                    better.extend(near.map(|near| (near, STAND_IN, format!("{near} for {shown}"))));
+                }
+            }
+            if better.is_empty() {
+                let weight = 1.0;
+                let term = Term {
+                    stem,
+                    weight,
+                    shown,
+                };
+                add(words::stem(&word.text), term);
+            } else {
+                for (text, weight, shown) in better {
+                    let stem = self.stem_in_use(text);
+                    let term = Term {
+                        stem,
+                        weight,
+                        shown,
+                    };
+                    add(words::stem(text), term);
+                }
+            }
+        }
+        terms.into_iter().map(|(_, term)| term).collect()
+    }
+
+    /// The tenant's words that are nearest to one that is mistyped.
+    fn nearly(&self, word: &str) -> Vec<&str> {
+        let Some((first, length)) = likeness(word).filter(|(_, length)| *length >= 5) else {
+            return Vec::new();
+        };
+        let limit = if length >= 8 { 2 } else { 1 };
+        let chars: Vec<char> = word.chars().collect();
+        let lengths = length - limit..=length + limit;
+        let candidates = lengths.filter_map(|length| self.alike.get(&(first, length)));
+        let candidates = candidates.flatten().map(|word| &self.vocabulary[at(*word)]);
+        let mut near: Vec<_> = candidates
+            .filter(|entry| entry.spread > 0)
+            .filter_map(|entry| {
+                let text: Vec<char> = entry.text.chars().collect();
+                let distance = words::distance(&chars, &text, limit)?;
+                Some((distance, std::cmp::Reverse(entry.spread), &*entry.text))
+            })
+            .collect();
+        near.sort_unstable();
+        let nearest = near.first().map(|found| found.0);
+        let near = near.into_iter().filter(|found| Some(found.0) == nearest);
+        near.take(STAND_INS).map(|found| found.2).collect()
+    }
+
+    /// The entries that answer the query best, best first.
+    pub(super) fn search(&self, query: &Query, limit: usize) -> Vec<Found> {
+        let open: Vec<bool> = self
+            .docs
+            .iter()
+            .map(|doc| doc.as_ref().is_some_and(|doc| doc.answers(query)))
+            .collect();
+        let terms = self.terms(&query.words);
+        let fused = rank::fuse(
+            &self.by_words(&terms, &open),
+            &self.by_meaning(query, &open),
+        );
+        let mut found: Vec<(f64, &Doc, Fused)> = fused
+            .into_iter()
+            .filter_map(|(slot, fused)| {
+                let doc = self.docs[at(slot)].as_ref()?;
+                let age = query.now.since(doc.facts.updated_at).as_secs_f64() / 86_400.0;
+                let score = fused.score * rank::prior(doc.facts.importance, age);
+                (score > 0.0).then_some((score, doc, fused))
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| {
+            let by_score = b.0.total_cmp(&a.0);
+            by_score.then_with(|| a.1.facts.id.cmp(&b.1.facts.id))
+        });
+        found.truncate(limit);
+        let found = found.into_iter().map(|(score, doc, fused)| Found {
+            id: doc.facts.id.clone(),
+            score,
+            fused,
+            words: self.shared(doc, &terms),
+        });
+        found.collect()
+    }
+
+    /// The words of the query that stand in an entry.
+    fn shared(&self, doc: &Doc, terms: &[Term]) -> Vec<String> {
+        let stems = self.stems_of(&doc.words);
+        let has = |stem: usize| stems.iter().any(|(other, _)| *other == stem);
+        let terms = terms.iter().filter(|term| term.stem.is_some_and(has));
+        terms.map(|term| term.shown.clone()).collect()
+    }
+
+    /// The best by their words, with how much of the query they cover.
+    fn by_words(&self, terms: &[Term], open: &[bool]) -> Vec<(u32, f64)> {
+        let all = number(self.slots.len());
+        let usual = number(self.length) / all.max(1.0);
+        let rarity = |term: &Term| {
+            let with = term.stem.map_or(0, |stem| self.postings[stem].len());
+            rank::rarity(all, number(with))
+        };
+        let whole: f64 = terms.iter().map(|term| term.weight * rarity(term)).sum();
+        let mut scores = vec![(0.0, 0.0); self.docs.len()];
+        for term in terms {
+            let rarity = rarity(term);
+            for (slot, times) in term.stem.iter().flat_map(|stem| &self.postings[*stem]) {
+                let Some(doc) = self.docs[at(*slot)].as_ref().filter(|_| open[at(*slot)]) else {
+                    continue;
+                };
+                let length = (number(doc.words.len()), usual);
+                let (score, covered) = &mut scores[at(*slot)];
+                *score += term.weight * rank::bm25(rarity, f64::from(*times), length);
+                *covered += term.weight * rarity / whole;
+            }
+        }
+        let scores = (0..).zip(scores).filter(|(_, (score, _))| *score > 0.0);
+        let best = self.best(scores.map(|(slot, (score, covered))| (slot, score, covered)));
+        best.into_iter()
+            .map(|(slot, _, covered)| (slot, covered))
+            .collect()
+    }
+
+    /// The nearest by their meaning, with their cosines.
+    fn by_meaning(&self, query: &Query, open: &[bool]) -> Vec<(u32, f64)> {
+        let Some(vector) = &query.vector else {
+            return Vec::new();
+        };
+        let asked = (&*vector.values, vector.scale);
+        let vectors = self.values.chunks_exact(DIMS).zip(&self.scales).zip(open);
+        let cosines = (0..)
+            .zip(vectors)
+            .filter_map(|(slot, ((values, scale), open))| {
+                let cosine = f64::from(cosine(asked, (values, *scale)));
+                (*open && cosine > 0.0).then_some((slot, cosine, cosine))
+            });
+        let best = self.best(cosines);
+        best.into_iter()
+            .map(|(slot, cosine, _)| (slot, cosine))
+            .collect()
+    }
+
+    /// The first [`rank::DEPTH`] by score; of equals, the older one.
+    fn best(&self, found: impl Iterator<Item = (u32, f64, f64)>) -> Vec<(u32, f64, f64)> {
+        let id = |slot: u32| self.docs[at(slot)].as_ref().map(|doc| &doc.facts.id);
+        let order = |a: &(u32, f64, f64), b: &(u32, f64, f64)| {
+            b.1.total_cmp(&a.1).then_with(|| id(a.0).cmp(&id(b.0)))
+        };
+        let mut found: Vec<_> = found.collect();
+        if found.len() > rank::DEPTH {
+            found.select_nth_unstable_by(rank::DEPTH, order);
+            found.truncate(rank::DEPTH);
+        }
+        found.sort_unstable_by(order);
+        found
+    }
+}
+
+impl Doc {
+    /// Whether the query asks for such entries, and may see this one.
+    fn answers(&self, query: &Query) -> bool {
+        let facts = &self.facts;
+        facts
+            .expires_at
+            .is_none_or(|expires_at| expires_at > query.now)
+            && query.kind.is_none_or(|kind| kind == facts.kind)
+            && query.tags.iter().all(|tag| facts.tags.contains(tag))
+            && query
+                .eyes
+                .see((facts.reach, &facts.agent_id, facts.task_id.as_ref()))
+    }
+}
+
+/// What words that are nearly written alike have in common; none for those that nobody mistypes so.
+fn likeness(word: &str) -> Option<(char, usize)> {
+    let first = word.chars().next()?;
+    (!words::has_digit(word)).then(|| (first, word.chars().count()))
+}
+
+fn distinct(words: &[u32]) -> Vec<u32> {
+    let mut words = words.to_vec();
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+fn at(slot: u32) -> usize {
+    usize::try_from(slot).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,202 @@
+//! What is kept and what goes: duplicates, what is superseded, what is past the quota, what has expired or died with its
+//! task. Nothing goes without an event. What was said is never in the log: what is forgotten is forgotten.
+
+use futures::future::join_all;
+use serde_json::json;
+
+use super::{Entry, Kind, Policy, store};
+use crate::clock::Time;
+use crate::ctx::{Scope, System};
+use crate::error::Result;
+use crate::events;
+use crate::id::MemoryId;
+use crate::language::{Shape, words};
+use crate::store::Tx;
+
+/// Entries removed in one round.
+const BATCH: u32 = 200;
+/// Candidates for each mark.
+const CANDIDATES: u32 = 50;
+
+/// Why an entry went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    Asked,
+    Expired,
+    TaskEnded,
+    Quota,
+}
+
+impl Cause {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Expired => "expired",
+            Self::TaskEnded => "task_ended",
+            Self::Quota => "quota",
+        }
+    }
+}
+
+/// Tells the log what became of an entry.
+pub(super) fn tell(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    (kind, entry): (&'static str, &Entry),
+    cause: Option<&str>,
+) -> Result<()> {
+    let mut about = json!({
+        "agent_id": entry.agent_id, "kind": entry.kind, "scope": entry.reach, "importance": entry.importance,
+    });
+    let texts = [
+        ("task_id", entry.task_id.as_ref().map(ToString::to_string)),
+        (
+            "superseded_by",
+            entry.superseded_by.as_ref().map(ToString::to_string),
+        ),
+        ("cause", cause.map(str::to_owned)),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            about[name] = text.into();
+        }
+    }
+    events::append(scope, tx, kind, entry.id.as_str(), &about).map(drop)
+}
+
+fn shape(entry: &Entry) -> Shape {
+    Shape::of(&words::of(&entry.content))
+}
+
+/// Removes an entry for good.
+pub(super) fn drop_entry(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    entry: &Entry,
+    cause: Cause,
+) -> Result<()> {
+    if entry.superseded_by.is_none() {
+        store::unmark(tx, &shape(entry).marks(&entry.audience()), &entry.id)?;
+    }
+    store::delete(tx, &entry.id)?;
+    store::count(tx, -1)?;
+    let about = ("dev.baton.memory.forgotten", entry);
+    tell(scope, tx, about, Some(cause.name()))
+}
+
+/// An entry that says the same to the same, if there is one: the elder.
+pub(super) fn twin(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    entry: &Entry,
+    shape: &Shape,
+) -> Result<Option<Entry>> {
+    let audience = entry.audience();
+    let marks = shape.marks(&audience);
+    let mut found = store::marked(tx, &marks, scope.now(), CANDIDATES)?;
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    let is_twin = |other: &Entry| {
+        other.audience() == audience
+            && (other.content == entry.content
+                || Shape::of(&words::of(&other.content)).is_duplicate_of(shape))
+    };
+    Ok(found.into_iter().find(is_twin))
+}
+
+/// Makes `known` what `again` says too: as important and as lasting as either, with the tags of both. Its wording stays.
+pub(super) fn merge(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    mut known: Entry,
+    again: &Entry,
+) -> Result<Entry> {
+    known.importance = known.importance.max(again.importance);
+    if again.kind == Kind::LongTerm {
+        known.kind = Kind::LongTerm;
+    }
+    known.expires_at = match (known.expires_at, again.expires_at) {
+        (Some(one), Some(other)) => Some(one.max(other)),
+        _ => None,
+    };
+    known.tags.extend(again.tags.iter().cloned());
+    known.tags.sort();
+    known.tags.dedup();
+    known.tags.truncate(super::TAGS);
+    known.supersedes.extend(again.supersedes.iter().cloned());
+    known.updated_at = scope.now();
+    store::save(tx, &known)?;
+    tell(scope, tx, ("dev.baton.memory.merged", &known), None)?;
+    Ok(known)
+}
+
+/// Hides an entry behind the one that says it better.
+pub(super) fn supersede(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    mut entry: Entry,
+    by: &MemoryId,
+) -> Result<()> {
+    store::unmark(tx, &shape(&entry).marks(&entry.audience()), &entry.id)?;
+    entry.superseded_by = Some(by.clone());
+    store::save(tx, &entry)?;
+    tell(scope, tx, ("dev.baton.memory.superseded", &entry), None)
+}
+
+/// Takes a new entry up, and lets those go that are worth least if there are too many now.
+pub(super) fn take_up(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    (entry, shape): (&Entry, &Shape),
+    (words, vector): (&str, Option<Vec<u8>>),
+) -> Result<()> {
+    store::insert(tx, entry, words, vector)?;
+    store::mark(tx, &shape.marks(&entry.audience()), &entry.id)?;
+    tell(scope, tx, ("dev.baton.memory.written", entry), None)?;
+    let most = Policy::of_tenant(scope).max_entries;
+    let over = store::count(tx, 1)? - most;
+    if over > 0 {
+        for least in store::least(tx, over.min(BATCH.into()))? {
+            drop_entry(scope, tx, &least, Cause::Quota)?;
+        }
+    }
+    Ok(())
+}
+
+/// When an entry ends that is written now and names no end.
+pub(super) fn end_of(scope: &Scope) -> Option<Time> {
+    let retention = Policy::of_tenant(scope).retention;
+    retention.map(|retention| scope.now() + retention)
+}
+
+/// Removes what has expired and what died with its task, over all tenants, and says how many that were. Any number of
+/// processes may do so at once.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn tick(system: &System) -> Result<usize> {
+    let now = system.clock().now();
+    let expired = system.survey(move |tx| store::expired(tx, now, BATCH));
+    let expired = expired.await?;
+    let orphaned = system.survey(|tx| store::orphaned(tx, BATCH)).await?;
+    let expired = expired.into_iter().map(|place| (place, Cause::Expired));
+    let orphaned = orphaned.into_iter().map(|place| (place, Cause::TaskEnded));
+    let gone: Vec<_> = expired.chain(orphaned).collect();
+    let count = gone.len();
+    let rounds = gone.into_iter().map(|((tenant, id), cause)| {
+        let ctx = system.on_behalf_of(tenant);
+        async move {
+            ctx.write(move |scope, tx| {
+                // Another process may have been here, or a task may run again.
+                let is_there = store::find(tx, &id, scope.now())?.is_some();
+                match store::row(tx, &id)? {
+                    Some(entry) if !is_there => drop_entry(scope, tx, &entry, cause),
+                    _ => Ok(()),
+                }
+            })
+            .await
+        }
+    });
+    let rounds = join_all(rounds).await;
+    rounds.into_iter().collect::<Result<Vec<()>>>()?;
+    Ok(count)
+}
