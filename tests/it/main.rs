@@ -45,6 +45,7 @@ mod mcp_stdio;
 mod mcp_streams;
 mod mcp_wire;
 mod memory;
+mod memory_quality;
 mod places;
 mod questions;
 mod secrets;
