@@ -9,6 +9,8 @@ use super::words::{self, Word};
 
 /// The share of stems that duplicates have in common, of a hundred.
 const DUPLICATE: usize = 85;
+/// The share from which on one may be an update of the other, of a hundred.
+const RELATED: usize = 65;
 
 /// What is compared of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,11 @@ impl Shape {
         self.numbers == other.numbers
             && self.negations == other.negations
             && self.share(other, DUPLICATE)
+    }
+
+    /// Whether one may be an update of the other, or contradict it.
+    pub(crate) fn is_related_to(&self, other: &Self) -> bool {
+        self.share(other, RELATED)
     }
 
     /// Whether so much of a hundred of all stems is common (Jaccard).

@@ -25,6 +25,8 @@ pub(super) enum Cause {
     Expired,
     TaskEnded,
     Quota,
+    Duplicate,
+    Stale,
 }
 
 impl Cause {
@@ -34,6 +36,8 @@ impl Cause {
             Self::Expired => "expired",
             Self::TaskEnded => "task_ended",
             Self::Quota => "quota",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
         }
     }
 }
@@ -129,6 +133,12 @@ pub(super) fn merge(
     Ok(known)
 }
 
+/// Whether an entry is the caller's to change: of those whose credential speaks for some agents, what these wrote.
+pub(super) fn is_own(scope: &Scope, entry: &Entry) -> bool {
+    let own = scope.principal().map(|principal| &principal.grant.agents);
+    own.is_none_or(|own| own.is_empty() || own.contains(&entry.agent_id))
+}
+
 /// Hides an entry behind the one that says it better.
 pub(super) fn supersede(
     scope: &Scope,
@@ -152,8 +162,13 @@ pub(super) fn take_up(
     store::insert(tx, entry, words, vector)?;
     store::mark(tx, &shape.marks(&entry.audience()), &entry.id)?;
     tell(scope, tx, ("dev.baton.memory.written", entry), None)?;
-    let most = Policy::of_tenant(scope).max_entries;
-    let over = store::count(tx, 1)? - most;
+    store::count(tx, 1)?;
+    make_room(scope, tx, Policy::of_tenant(scope).max_entries)
+}
+
+/// Lets the entries go that are worth least, until there are `most`.
+fn make_room(scope: &Scope, tx: &mut Tx<'_>, most: i64) -> Result<()> {
+    let over = store::count(tx, 0)? - most;
     if over > 0 {
         for least in store::least(tx, over.min(BATCH.into()))? {
             drop_entry(scope, tx, &least, Cause::Quota)?;
@@ -199,4 +214,44 @@ pub async fn tick(system: &System) -> Result<usize> {
     let rounds = join_all(rounds).await;
     rounds.into_iter().collect::<Result<Vec<()>>>()?;
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::app::App;
+    use crate::id::TenantId;
+
+    #[tokio::test]
+    async fn past_the_quota_what_is_old_and_matters_little_goes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::on(folder.path());
+        let ctx = app.system.ctx(TenantId::default_tenant(), "test");
+        for (content, importance) in [
+            ("The door code is on the board.", 0.9),
+            ("Somebody liked the old logo.", 0.1),
+            ("Backups run at four.", 0.5),
+            ("The printer is on floor two.", 0.4),
+        ] {
+            let input = json!({"agent_id": "ada", "content": content, "importance": importance});
+            let input = input.as_object().unwrap().clone();
+            let written = app.catalog.call(ctx.clone(), "memory_write", input).await;
+            assert!(written.is_ok());
+        }
+        ctx.write(|scope, tx| make_room(scope, tx, 2))
+            .await
+            .unwrap();
+        let left = ctx.read(|_, tx| store::least(tx, 10)).await.unwrap();
+        let left: Vec<&str> = left.iter().map(|entry| entry.content.as_str()).collect();
+        assert_eq!(
+            left,
+            ["Backups run at four.", "The door code is on the board."]
+        );
+        let log = ctx.read(|_, tx| events::after(tx, 4, 10)).await.unwrap();
+        assert_eq!(log.len(), 2);
+        assert!(log.iter().all(|event| event.data["cause"] == "quota"));
+        app.stop().await;
+    }
 }

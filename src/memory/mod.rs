@@ -1,8 +1,9 @@
 //! What agents remember: entries of a tenant, found again by words and by meaning, without a model or service elsewhere.
 //!
 //! `rank` is pure; `index` is what search needs of one tenant, `shelf` keeps such indexes up to date with the log; `ops`
-//! declares what callers may do, `write` and `read` do it; `keep` is what time and quota remove.
+//! declares what callers may do, `write`, `read` and `audit` do it; `keep` is what time and quota remove.
 
+mod audit;
 mod index;
 mod keep;
 mod ops;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
+use super::audit;
 use super::read::{self, List, Listed, View};
 use super::shelf::Shelf;
 use super::{Eyes, find, store, unknown, write};
@@ -23,6 +24,7 @@ const OF_AGENT: u32 = 100;
 pub fn operations() -> Vec<Op> {
     use Permission::{Recall, Remember};
     let shelf = Arc::new(Shelf::default());
+    let audited = shelf.clone();
     vec![
         Op::write_ordered("memory_write", Remember, write::draft, write::write)
             .about("Remember", "Remember one fact, decision or lesson in a sentence or two. Saying it again is harmless; name in supersedes what it replaces.")
@@ -33,13 +35,13 @@ pub fn operations() -> Vec<Op> {
         Op::waiting("memory_search", Recall, move |ctx, input| read::search(ctx, input, shelf.clone()))
             .about("Search memory", "Find what is remembered by words and by meaning, in English or Spanish. Search before you ask or work something out again.")
             .read_only()
-            .waits_if(|_| false)
+            .at_once()
             .at("POST", "/api/v1/memory/search")
             .sample(|| json!({"query": "when is staging reset", "limit": 5})),
         Op::waiting("memory_get", Recall, read::get)
             .about("Get a memory", "Read one entry whole, also one that is superseded: who wrote it, when, and what replaced it.")
             .read_only()
-            .waits_if(|_| false)
+            .at_once()
             .at("GET", "/api/v1/memory/{memory_id}")
             .sample(|| json!({"memory_id": "mem_sample"})),
         Op::read("memory_list", Recall, read::list)
@@ -53,6 +55,12 @@ pub fn operations() -> Vec<Op> {
             .destructive()
             .at("DELETE", "/api/v1/memory/{memory_id}")
             .sample(|| json!({"memory_id": "mem_sample"})),
+        Op::waiting("memory_audit", Remember, move |ctx, input| audit::audit(ctx, input, audited.clone()))
+            .about("Audit memory", "Look for entries that are said twice, perhaps outdated, tagged at odds, stale or never read. Without dry_run, duplicates are merged and stale ones forgotten.")
+            .at_once()
+            .destructive()
+            .at("POST", "/api/v1/memory/audit")
+            .sample(|| json!({"limit": 10})),
     ]
 }
 
@@ -135,16 +143,7 @@ fn content(value: &impl Serialize) -> Result<Content> {
 
 fn read_agent(scope: &Scope, tx: &mut Tx<'_>, params: &Params) -> Result<Content> {
     let agent_id: AgentId = param(params, "agent_id")?;
-    let input = List {
-        agent_id: Some(agent_id),
-        kind: None,
-        scope: None,
-        task_id: None,
-        tags: Vec::new(),
-        include_superseded: false,
-        limit: OF_AGENT,
-        cursor: None,
-    };
+    let input = List::of(Some(agent_id), OF_AGENT);
     let (entries, _) = read::page(scope, tx, &input, None)?;
     if entries.is_empty() {
         return Err(Error::not_found(

@@ -265,26 +265,42 @@ pub(super) async fn get(ctx: Ctx, input: One) -> Result<View> {
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct List {
     /// Only what this agent remembers
-    pub(super) agent_id: Option<AgentId>,
+    agent_id: Option<AgentId>,
     /// Only entries of this kind
-    pub(super) kind: Option<Kind>,
+    kind: Option<Kind>,
     /// Only entries of this scope
-    pub(super) scope: Option<Reach>,
+    scope: Option<Reach>,
     /// Only entries from this task
-    pub(super) task_id: Option<TaskId>,
+    task_id: Option<TaskId>,
     /// Only entries that have all of these
     #[serde(default)]
     #[schemars(length(max = 20), inner(length(min = 1, max = 64)))]
-    pub(super) tags: Vec<String>,
+    tags: Vec<String>,
     /// Superseded ones too
     #[serde(default)]
-    pub(super) include_superseded: bool,
+    include_superseded: bool,
     /// How many at most
     #[serde(default = "fifty")]
     #[schemars(range(min = 1, max = 200))]
-    pub(super) limit: u32,
+    limit: u32,
     /// Where the last page ended: its `next_cursor`
-    pub(super) cursor: Option<String>,
+    cursor: Option<String>,
+}
+
+impl List {
+    /// Everything that an agent remembers, or all agents, so many at a time.
+    pub(super) fn of(agent_id: Option<AgentId>, limit: u32) -> Self {
+        Self {
+            agent_id,
+            kind: None,
+            scope: None,
+            task_id: None,
+            tags: Vec::new(),
+            include_superseded: false,
+            limit,
+            cursor: None,
+        }
+    }
 }
 
 const fn fifty() -> u32 {

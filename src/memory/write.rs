@@ -189,8 +189,7 @@ pub(super) struct Forgotten {
 pub(super) fn forget(scope: &Scope, tx: &mut Tx<'_>, input: &One) -> Result<Forgotten> {
     let eyes = Eyes::of(scope, input.agent_id.as_ref(), input.task_id.as_ref());
     let entry = find(scope, tx, &input.memory_id, &eyes)?;
-    let own = scope.principal().map(|principal| &principal.grant.agents);
-    if own.is_some_and(|own| !own.is_empty() && !own.contains(&entry.agent_id)) {
+    if !keep::is_own(scope, &entry) {
         let message = format!("{} is another agent's to forget", entry.id);
         return Err(Error::new(ErrorKind::Forbidden, "forbidden", message));
     }

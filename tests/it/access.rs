@@ -31,7 +31,7 @@ const READER: [&str; 6] = [
     "memory_list",
 ];
 /// What everybody may who works here, and observers may not.
-const WRITER: [&str; 2] = ["memory_write", "memory_forget"];
+const WRITER: [&str; 3] = ["memory_write", "memory_forget", "memory_audit"];
 const ADMIN: [&str; 5] = [
     "key_create",
     "key_list",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{modern, tool};
 
-const TOOLS: [&str; 18] = [
+const TOOLS: [&str; 19] = [
     "task_dispatch",
     "task_run",
     "task_get",
@@ -25,6 +25,7 @@ const TOOLS: [&str; 18] = [
     "memory_get",
     "memory_list",
     "memory_forget",
+    "memory_audit",
 ];
 
 /// Asserts a JSON-RPC error and returns its message.

@@ -418,3 +418,70 @@ async fn that_an_entry_was_read_is_noted_once_a_day() {
     server.call("memory_get", id.clone()).await;
     assert_ne!(server.call("memory_get", id).await["seen_at"], first);
 }
+
+#[tokio::test]
+async fn an_audit_shows_what_is_wrong_and_mends_only_when_it_is_told_to() {
+    let server = Server::start();
+    let elder = "Integration tests take 14 minutes on CI.";
+    let elder = remember(&server, "ada", elder, json!({"tags": ["ci"]})).await;
+    server.advance(Duration::from_secs(1)).await;
+    let newer = "Integration tests take 22 minutes on CI.";
+    let newer = remember(&server, "ada", newer, json!({"tags": ["speed"]})).await;
+    let dull = remember(
+        &server,
+        "ada",
+        "Bob likes the old logo.",
+        json!({"importance": 0.1}),
+    )
+    .await;
+    remember(
+        &server,
+        "bob",
+        "Integration tests take 14 minutes on CI.",
+        json!({}),
+    )
+    .await;
+    let audit = async |fields: Value| server.call("memory_audit", fields).await;
+    let found = |problem: &str, ids: &[&String]| json!({"problem": problem, "memory_ids": ids});
+    let pair = [
+        found("perhaps_outdated", &[&elder, &newer]),
+        found("tags_disagree", &[&elder, &newer]),
+    ];
+    let first = audit(json!({})).await;
+    assert_eq!(
+        (&first["looked_at"], &first["findings"]),
+        (&json!(4), &json!(pair))
+    );
+    let page = audit(json!({"limit": 3})).await;
+    let rest = audit(json!({"limit": 3, "cursor": page["next_cursor"]})).await;
+    assert_eq!(
+        (&page["looked_at"], &rest["looked_at"]),
+        (&json!(3), &json!(1))
+    );
+
+    server.advance(DAY * 100).await;
+    let stale = found("stale", &[&dull]);
+    let dry = audit(json!({"agent_id": "ada"})).await;
+    assert!(
+        dry["findings"].as_array().unwrap().contains(&stale),
+        "{dry}"
+    );
+    assert!(
+        dry["findings"]
+            .as_array()
+            .unwrap()
+            .contains(&found("never_read", &[&newer]))
+    );
+    assert_eq!(dry["removed"], json!([]));
+    let done = audit(json!({"agent_id": "ada", "dry_run": false})).await;
+    assert_eq!(done["removed"], json!([dull]));
+    let (kind, data) = told(&server, &dull).await.pop().unwrap();
+    assert_eq!(
+        (kind.as_str(), &data["cause"]),
+        ("dev.baton.memory.forgotten", &json!("stale"))
+    );
+    assert_eq!(
+        server.code("memory_get", json!({"memory_id": dull})).await,
+        "unknown_memory"
+    );
+}
