@@ -46,6 +46,7 @@ mod mcp_streams;
 mod mcp_wire;
 mod memory;
 mod memory_quality;
+mod memory_speed;
 mod places;
 mod questions;
 mod secrets;
