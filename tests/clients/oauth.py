@@ -22,6 +22,7 @@ from server import Server
 # By how much Baton lets an issuer's clock differ from its own, and seconds for which the first tokens are good beyond that.
 LEEWAY, LIFETIME = 60, 10
 READ, ORCHESTRATE, EXECUTE = "tasks:read", "tasks:orchestrate", "tasks:execute"
+MEMORY = ["memory:read", "memory:write"]
 CALLBACK = "http://127.0.0.1:9/callback"
 DOCUMENT = "https://client.example/baton-test.json"
 
@@ -110,7 +111,7 @@ def tokens_for_others(url, issuer):
 def main(binary, registration, *command):
     is_documented = registration == "documented"
     issuer = Issuer(
-        [READ, ORCHESTRATE, EXECUTE, "offline_access"], documents() if is_documented else None, lifetime=LIFETIME, leeway=LEEWAY
+        [READ, ORCHESTRATE, EXECUTE, *MEMORY, "offline_access"], documents() if is_documented else None, lifetime=LIFETIME, leeway=LEEWAY
     )
     port = free_port()
     url = f"http://127.0.0.1:{port}"
