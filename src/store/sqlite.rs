@@ -379,15 +379,19 @@ impl Flusher {
     }
 }
 
-/// The file that commits are appended to. SQLite keeps it for as long as a connection is open, and the writer's is.
+/// The file that commits are appended to. SQLite keeps it for as long as a connection is open, and the writer's is. Where it
+/// can't be written, nothing will be.
 fn log_of_writes(data: &Path) -> Result<File> {
+    let path = data.join("baton.db-wal");
+    let Ok(wal) = File::options().write(true).open(&path) else {
+        return File::open(path).map_err(Error::internal);
+    };
     // The name of a new file is flushed with its folder. Windows has no such thing.
     #[cfg(unix)]
     File::open(data)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::internal)?;
-    let wal = File::options().write(true).open(data.join("baton.db-wal"));
-    wal.map_err(Error::internal)
+    Ok(wal)
 }
 
 fn write_log(lite: &Lite, log: &mut Log) -> Result<()> {
