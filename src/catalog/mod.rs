@@ -168,7 +168,7 @@ impl Catalog {
         if let (Some(ctx), Err(error)) = (known, &outcome)
             && error.kind() == Kind::Forbidden
         {
-            access::note_refusal(&ctx, name, error).await;
+            Box::pin(access::note_refusal(&ctx, name, error)).await;
         }
         outcome
     }

@@ -424,7 +424,8 @@ impl Op {
         let may_ask = self.may_ask(&input);
         let input = self.ready(&ctx, input).await?;
         if may_ask && ctx.can_ask(Ability::Form) {
-            return self.call_confirmed(ctx, input).await;
+            // Apart, since futures are moved often: whoever is not asked does not carry it.
+            return Box::pin(self.call_confirmed(ctx, input)).await;
         }
         (self.handler)(ctx, input).await
     }

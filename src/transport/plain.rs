@@ -48,7 +48,7 @@ impl Service<Request> for Short {
         let Self { shared, mut long } = self.clone();
         Box::pin(async move {
             if !is_plain(request.method(), request.headers()) {
-                return long.call(request).await;
+                return Box::pin(long.call(request)).await;
             }
             let (parts, body) = request.into_parts();
             let body = match body::read(body).await {
@@ -69,10 +69,10 @@ impl Service<Request> for Short {
                 (is_his && only(&parts.headers, &MCP_NAME)? == call.tool()).then_some(call)
             };
             if let Some(call) = call() {
-                return Ok(early::begin_early(respond(call), body).await);
+                // On the heap once, rather than copied from one future into the next.
+                return Ok(early::begin_early(Box::pin(respond(call)), body).await);
             }
-            long.call(Request::from_parts(parts, Body::from(body)))
-                .await
+            Box::pin(long.call(Request::from_parts(parts, Body::from(body)))).await
         })
     }
 }
