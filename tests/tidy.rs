@@ -82,13 +82,13 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("axum", &["src/http/", "src/transport/", "src/app.rs"]),
     (
         "clap",
-        &["src/cli.rs", "src/cli/", "src/config.rs", "src/main.rs"],
+        &["src/cli.rs", "src/cli/", "src/config/", "src/main.rs"],
     ),
     ("rusqlite", &["src/database/"]),
     ("postgres", &["src/database/", "src/store/"]),
     ("tokio_postgres", &["src/database/", "src/store/listen.rs"]),
     ("reqwest", &["src/outbound/"]),
-    ("std::env", &["src/config.rs", "src/places.rs"]),
+    ("std::env", &["src/config/", "src/places.rs"]),
 ];
 
 /// Where the executable lies is not a setting: `baton install` writes it into a client's file.
