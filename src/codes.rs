@@ -25,6 +25,11 @@ const fn code(name: &'static str, kind: Kind, meaning: &'static str) -> Code {
 /// All codes, by name.
 pub const ALL: &[Code] = &[
     code(
+        "address_refused",
+        Kind::Invalid,
+        "The URL or host may not be called: it is none of http or https, is unknown, or leads to where the operator has not opened (`--outbound-allow`).",
+    ),
+    code(
         "already_exists",
         Kind::Conflict,
         "There is one with this id already.",

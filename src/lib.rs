@@ -45,6 +45,7 @@ pub mod principal;
 mod questions;
 pub mod quota;
 pub mod random;
+pub mod reach;
 mod rounds;
 pub mod secret;
 pub mod sessions;

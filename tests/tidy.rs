@@ -21,6 +21,7 @@ const LAYERS: [&[&str]; 14] = [
         "principal",
         "trace",
         "quota",
+        "reach",
         "config",
     ],
     &["caller", "database", "outbound", "tls"],
@@ -50,16 +51,17 @@ const LAYERS: [&[&str]; 14] = [
 ];
 
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("codes", &["error"]),
     (
         "config",
-        &["error", "id", "places", "quota", "secret", "trace"],
+        &["error", "id", "places", "quota", "reach", "secret", "trace"],
     ),
     ("principal", &["clock", "error", "id"]),
     ("clock", &["error"]),
     ("id", &["clock", "error", "random"]),
     ("page", &["error", "id"]),
+    ("reach", &["error"]),
     ("op", &["events"]),
     ("end_task", &["tasks"]),
     ("executor", &["access", "tasks"]),

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::id::TenantId;
 use crate::places::{at_home, default_data};
 use crate::quota::{Caps, Given, Limit};
+use crate::reach::Reach;
 use crate::secret::Secret;
 use crate::trace::Trace;
 pub use settings::Settings;
@@ -87,6 +88,8 @@ pub struct Config {
     pub tls: Option<Pair>,
     /// Authorities to trust besides the machine's.
     pub ca_cert: Option<PathBuf>,
+    /// Where calls that tenants ask for may lead.
+    pub reach: Reach,
     /// The key that this process shows.
     pub key: Option<Secret>,
     /// What to log.
@@ -247,6 +250,7 @@ impl Settings {
             oidc,
             tls,
             ca_cert,
+            reach: Reach::new(either(self.outbound_allow, file.outbound_allow)),
             key: self.key.or(file.key),
             log_level: self
                 .log_level

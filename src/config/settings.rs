@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{Auth, LogFormat};
 use crate::id::TenantId;
 use crate::quota::Given;
+use crate::reach::Opening;
 use crate::secret::Secret;
 
 /// What a user may set. Every field is a flag, a `BATON_…` variable and a line of `baton.toml`.
@@ -57,6 +58,16 @@ pub struct Settings {
     /// PEM file of authorities whose certificates this process trusts, besides the machine's, when it calls a server
     #[arg(long, env = "BATON_CA_CERT", value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
+
+    /// Hosts and networks besides the public internet that tenants' tools, scripts and resources may call: `wiki.example.com`, `*.corp.example.com`, `10.1.0.0/16`
+    #[arg(
+        long = "outbound-allow",
+        env = "BATON_OUTBOUND_ALLOW",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub outbound_allow: Vec<Opening>,
 
     /// The authorization server whose tokens (JWT) are honoured, as its tokens name it
     #[arg(long, env = "BATON_OIDC_ISSUER", value_name = "URL")]

@@ -16,6 +16,7 @@ use crate::clock::{Clock, Time};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::id::{LeaseToken, TenantId};
+use crate::outbound::Outside;
 use crate::presence::{Presence, Stay};
 use crate::principal::Principal;
 use crate::quota::{Class, Limit};
@@ -41,6 +42,7 @@ struct Shared {
     limits: Limits,
     throttle: Throttle,
     presence: Arc<Presence>,
+    outside: Outside,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -55,6 +57,7 @@ impl System {
             store,
             throttle: Throttle::new(&config.caps, &clock),
             presence: Arc::default(),
+            outside: Outside::new(config.reach.clone(), config.ca_cert.clone()),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),
@@ -106,6 +109,11 @@ impl System {
     /// Who was let in lately.
     pub fn presence(&self) -> &Arc<Presence> {
         &self.0.presence
+    }
+
+    /// The servers that tenants may call.
+    pub fn outside(&self) -> &Outside {
+        &self.0.outside
     }
 
     /// The store.
@@ -253,6 +261,11 @@ impl Ctx {
     /// Who was let in lately.
     pub fn presence(&self) -> &Arc<Presence> {
         &self.system.0.presence
+    }
+
+    /// The servers that tenants may call.
+    pub fn outside(&self) -> &Outside {
+        &self.system.0.outside
     }
 
     /// What the whole process shares.

@@ -1,6 +1,8 @@
 //! Every HTTP call that leaves this process goes through here: a Baton that calls another one's REST interface, for the
-//! command line and for executors that work over a URL, and documents that an authorization server publishes.
+//! command line and for executors that work over a URL; documents that an authorization server publishes; and, in `fetch`,
+//! what tenants name.
 
+mod fetch;
 mod problem;
 
 use std::io;
@@ -16,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::TenantId;
 use crate::secret::Secret;
 use crate::trace::Trace;
+pub use fetch::{Answer, Bounds, Incoming, Outside, Request};
 use problem::remote_error;
 
 /// Time to reach a server.

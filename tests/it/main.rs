@@ -47,6 +47,7 @@ mod mcp_wire;
 mod memory;
 mod memory_quality;
 mod memory_speed;
+mod outbound;
 mod places;
 mod questions;
 mod secrets;

@@ -20,6 +20,7 @@ use baton::config::{Config, Settings};
 use baton::ctx::Ctx;
 use baton::error::Error;
 use baton::random::Random;
+use baton::reach::Reach;
 use baton::tasks::reap;
 use serde_json::{Value, json};
 
@@ -54,6 +55,18 @@ impl Server {
     /// On a place that may have data, with the given clock.
     pub fn on(home: Arc<Home>, clock: Clock) -> Self {
         let app = App::open(config(&home), clock.clone(), Random::seeded(7)).expect("opens");
+        Self { app, clock, home }
+    }
+
+    /// On an empty folder, where tenants' calls may lead as far as `reach` goes.
+    pub fn within(reach: Reach) -> Self {
+        let home = Arc::new(Home::new());
+        let clock = Clock::manual(START);
+        let config = Config {
+            reach,
+            ..config(&home)
+        };
+        let app = App::open(config, clock.clone(), Random::seeded(7)).expect("opens");
         Self { app, clock, home }
     }
 
