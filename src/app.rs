@@ -14,7 +14,7 @@ use crate::ctx::System;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
-use crate::{handles, limits, memory, sessions, tasks};
+use crate::{handles, limits, memory, sessions, tasks, tenants};
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
@@ -92,6 +92,7 @@ impl App {
         self.start(FORGET, |system| async move { handles::tick(&system).await });
         self.start(FORGET, |system| async move { memory::tick(&system).await });
         self.start(LOOK, |system| async move { limits::tick(&system).await });
+        self.start(LOOK, |system| async move { tenants::tick(&system).await });
         let access = self.access.clone();
         self.start(LOOK, move |_| {
             let access = access.clone();

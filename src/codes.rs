@@ -160,6 +160,11 @@ pub const ALL: &[Code] = &[
         "The connection to the database broke while committing, or the disk did not confirm what was written; look, or repeat the call if it names its own id.",
     ),
     code(
+        "quota_exceeded",
+        Kind::Limited,
+        "The tenant has all that it may of something; the message names the quota, its value and the use. Make room, or ask the operator for more.",
+    ),
+    code(
         "rate_limited",
         Kind::Limited,
         "More calls a second than this address, credential or tenant may make; come back after `retry_after_seconds`.",

@@ -14,6 +14,7 @@
 //! - `mcp` and its [`transport`], `http`, `cli`: edges, which only translate; [`work`]: the executor that ships; [`app`] wires everything.
 
 pub mod access;
+pub mod allowance;
 pub mod app;
 pub mod caller;
 pub mod catalog;
@@ -52,6 +53,7 @@ pub mod sessions;
 mod splice;
 pub mod store;
 pub mod tasks;
+pub mod tenants;
 pub mod throttle;
 pub mod tls;
 pub mod trace;

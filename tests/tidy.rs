@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up: a module may use the layers below its own. Within a layer, and against the order, only [`ARROWS`].
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 16] = [
     &[
         "error",
         "codes",
@@ -26,14 +26,15 @@ const LAYERS: [&[&str]; 14] = [
     ],
     &["caller", "database", "outbound", "tls"],
     &["store"],
-    &["presence", "throttle"],
+    &["allowance", "presence", "throttle"],
     &["ctx"],
-    &["events", "tenants", "op"],
+    &["events", "op"],
+    &["limits"],
+    &["tenants"],
     &[
         "access",
         "end_task",
         "executor",
-        "limits",
         "memory",
         "orchestrator",
         "resources",

@@ -13,7 +13,7 @@ use crate::events::Event;
 use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
 use crate::presence::Stay;
-use crate::{access, end_task, executor, limits, memory, orchestrator};
+use crate::{access, end_task, executor, limits, memory, orchestrator, tenants};
 
 pub use published::{Published, schemas};
 
@@ -90,6 +90,7 @@ impl Catalog {
             memory::operations(),
             access::keys::operations(),
             limits::operations(),
+            tenants::operations(),
         ]
         .into_iter()
         .flatten()
@@ -158,6 +159,7 @@ impl Catalog {
     /// As [`Catalog::call`].
     pub async fn answer(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Output> {
         let op = self.require(name)?;
+        let ctx = aim(ctx, op, &input).await?;
         let _pass = ctx.admit(op.class(&input))?;
         let known = ctx.principal().map(|_| ctx.without_caller());
         let stay = if op.waits(&input) { ctx.stay() } else { None };
@@ -382,6 +384,20 @@ impl Catalog {
             .iter()
             .filter_map(|kind| (kind.changed_by)(event))
             .collect()
+    }
+}
+
+/// The call for the tenant that its input names. A refusal of somebody known is written down.
+///
+/// # Errors
+/// As [`Op::aim`].
+pub async fn aim(ctx: Ctx, op: &Op, input: &Map<String, Value>) -> Result<Ctx> {
+    match op.aim(&ctx, input) {
+        Ok(aimed) => Ok(aimed.unwrap_or(ctx)),
+        Err(error) => {
+            Box::pin(access::note_refusal(&ctx, op.name, &error)).await;
+            Err(error)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
+mod aim;
 mod scope;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use scope::Scope;
 
+use crate::allowance::Allowances;
 use crate::caller::{Ability, Answers, Ask, Caller, Level, Progress, Question, cant_answer};
 use crate::clock::{Clock, Time};
 use crate::config::{Config, Limits};
@@ -41,8 +43,11 @@ struct Shared {
     random: Random,
     limits: Limits,
     throttle: Throttle,
+    allowances: Allowances,
     presence: Arc<Presence>,
     outside: Outside,
+    /// The tenant that the process is bound to.
+    bound: Option<TenantId>,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -56,8 +61,10 @@ impl System {
         Self(Arc::new(Shared {
             store,
             throttle: Throttle::new(&config.caps, &clock),
+            allowances: Allowances::default(),
             presence: Arc::default(),
             outside: Outside::new(config.reach.clone(), config.ca_cert.clone()),
+            bound: config.tenant.clone(),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),
@@ -104,6 +111,11 @@ impl System {
     /// How often somebody may call, and how much at a time.
     pub fn throttle(&self) -> &Throttle {
         &self.0.throttle
+    }
+
+    /// What tenants may have, besides calls.
+    pub fn allowances(&self) -> &Allowances {
+        &self.0.allowances
     }
 
     /// Who was let in lately.

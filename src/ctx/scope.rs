@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::System;
+use crate::allowance::Allowances;
 use crate::clock::Time;
 use crate::config::Limits;
 use crate::principal::Principal;
@@ -73,6 +74,11 @@ impl Scope {
     /// How often somebody may call, and how much at a time.
     pub fn throttle(&self) -> &Throttle {
         &self.system.0.throttle
+    }
+
+    /// What tenants may have, besides calls.
+    pub fn allowances(&self) -> &Allowances {
+        self.system.allowances()
     }
 
     /// The limits of this server.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::access::keys;
+use crate::allowance::{Quota, Use};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
@@ -15,6 +16,7 @@ use crate::id::{AgentId, LeaseToken, TaskId};
 use crate::store::Tx;
 use crate::tasks::store::Lane;
 use crate::tasks::{Answer, ExecutionContext, Priority, Problem, Task, TaskType, store, tell};
+use crate::tenants;
 use crate::trace::Trace;
 
 /// What an executor offers.
@@ -122,6 +124,9 @@ pub(super) struct Claimed {
     pub holding: u32,
     /// How many you may hold
     pub limit: u32,
+    /// The limit of the tenant that kept tasks from you; try again once others have ended
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back_by: Option<Use>,
 }
 
 pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
@@ -153,16 +158,30 @@ pub(crate) async fn claim(ctx: Ctx, input: Claim) -> Result<Claimed> {
                 () = ctx.clock().sleep_until(deadline) => return Ok(claimed),
             }
             let request = input.clone();
-            if ctx.read(move |_, tx| is_there_any(tx, &request)).await? {
+            let look = move |scope: &Scope, tx: &mut Tx<'_>| is_there_any(scope, tx, &request);
+            if ctx.read(look).await? {
                 break;
             }
         }
     }
 }
 
-fn is_there_any(tx: &mut Tx<'_>, input: &Claim) -> Result<bool> {
+fn is_there_any(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<bool> {
     let (held, lanes) = offers(tx, input)?;
-    Ok(room(input, held) > 0 && !lanes.is_empty())
+    let room = room(input, held);
+    Ok(room > 0 && !lanes.is_empty() && held_back(scope, tx)?.0 > 0)
+}
+
+/// How many more tasks the tenant lets executors work on, and by which limit. Who has none is not counted.
+fn held_back(scope: &Scope, tx: &mut Tx<'_>) -> Result<(u32, Option<Use>)> {
+    let allowance = tenants::of(scope, tx);
+    let Some(most) = allowance.running_tasks else {
+        return Ok((u32::MAX, None));
+    };
+    let running = store::running(tx)?;
+    let room = u32::try_from(most.saturating_sub(running)).unwrap_or(u32::MAX);
+    let held_back_by = allowance.of_use(Quota::MaxRunningTasks, running);
+    Ok((room, Some(held_back_by)))
 }
 
 /// How many tasks the agent holds, and the lanes whose tasks it can do.
@@ -185,7 +204,16 @@ fn room(input: &Claim, held: u32) -> u32 {
 fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
     let (held, lanes) = offers(tx, input)?;
     let mut tasks = Vec::new();
-    let best = match room(input, held) {
+    let wanted = match lanes.as_slice() {
+        [] => 0,
+        _ => room(input, held),
+    };
+    let (room, held_back_by) = match wanted {
+        0 => (0, None),
+        _ => held_back(scope, tx)?,
+    };
+    let held_back_by = held_back_by.filter(|_| room < wanted);
+    let best = match room.min(wanted) {
         0 => Vec::new(),
         room => store::best(tx, &lanes, room)?,
     };
@@ -217,6 +245,7 @@ fn take(scope: &Scope, tx: &mut Tx<'_>, input: &Claim) -> Result<Claimed> {
         tasks,
         holding,
         limit: input.max_concurrent_tasks,
+        held_back_by,
     })
 }
 

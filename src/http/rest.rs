@@ -18,6 +18,7 @@ use tracing::Instrument;
 use super::error::Problem;
 use super::input::{self, Texts};
 use crate::app::App;
+use crate::catalog;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
 use crate::id::TenantId;
@@ -134,6 +135,7 @@ impl Endpoint {
         let schema = &self.op().input_schema;
         input::add(&mut input, schema, "path", path)?;
         input::add(&mut input, schema, "query string", query.0)?;
+        let ctx = catalog::aim(ctx, self.op(), &input).await?;
         let tenant = ctx.tenant().clone();
         tokio::select! {
             biased;

@@ -4,11 +4,11 @@
 
 mod store;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope, System};
@@ -65,6 +65,65 @@ pub struct SetLimit {
     pub value: Option<u32>,
     /// Whether for this tenant alone or for the whole server; only limits per tenant can be set for one
     pub scope: For,
+}
+
+/// The limits that a tenant has of its own; 0 is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Own(pub BTreeMap<Limit, u32>);
+
+impl Own {
+    /// Which limits a tenant may have of its own.
+    fn all() -> impl Iterator<Item = Limit> {
+        let all = Limit::ALL.into_iter();
+        all.filter(|limit| limit.whom() == Whom::Tenant)
+    }
+
+    /// Those of the transaction's tenant.
+    ///
+    /// # Errors
+    /// A failure of the database.
+    pub fn read(tx: &mut Tx<'_>) -> Result<Self> {
+        let set = store::of_tenant(tx)?.into_iter();
+        Ok(Self(set.map(|kept| (kept.limit, kept.value)).collect()))
+    }
+
+    /// Makes these all that the transaction's tenant has. Processes take them over by [`tick`].
+    ///
+    /// # Errors
+    /// As [`set`].
+    pub fn keep(&self, scope: &Scope, tx: &mut Tx<'_>) -> Result<()> {
+        for limit in Self::all() {
+            let input = SetLimit {
+                limit,
+                value: self.0.get(&limit).copied(),
+                scope: For::Tenant,
+            };
+            set(scope, tx, &input)?;
+        }
+        Ok(())
+    }
+}
+
+impl JsonSchema for Own {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Own".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let field = |limit: Limit| {
+            let counts = format!("How many {} at most; 0 is no limit", limit.counts());
+            let value =
+                json!({"type": "integer", "minimum": 0, "maximum": MOST, "description": counts});
+            (limit.name().to_owned(), value)
+        };
+        let fields: Map<String, Value> = Self::all().map(field).collect();
+        json_schema!({"type": "object", "properties": fields, "additionalProperties": false})
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
 }
 
 /// Where a value comes from.
@@ -240,7 +299,11 @@ pub async fn tick(system: &System) -> Result<usize> {
     Ok(0)
 }
 
-async fn take_over(system: &System) -> Result<()> {
+/// Takes over what was set, at once.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn take_over(system: &System) -> Result<()> {
     let both = |tx: &mut crate::store::SystemTx<'_>| Ok((store::changes(tx)?, store::all(tx)?));
     let (changes, set) = system.survey(both).await?;
     system.throttle().apply(set, changes);

@@ -4,7 +4,7 @@
 use futures::future::join_all;
 use serde_json::json;
 
-use super::{Entry, Kind, Policy, store};
+use super::{Entry, Kind, store};
 use crate::clock::Time;
 use crate::ctx::{Scope, System};
 use crate::error::Result;
@@ -12,6 +12,7 @@ use crate::events;
 use crate::id::MemoryId;
 use crate::language::{Shape, words};
 use crate::store::Tx;
+use crate::tenants;
 
 /// Entries removed in one round.
 const BATCH: u32 = 200;
@@ -23,6 +24,8 @@ const CANDIDATES: u32 = 50;
 pub(super) enum Cause {
     Asked,
     Expired,
+    /// The tenant keeps nothing that long.
+    Retention,
     TaskEnded,
     Quota,
     Duplicate,
@@ -34,6 +37,7 @@ impl Cause {
         match self {
             Self::Asked => "asked",
             Self::Expired => "expired",
+            Self::Retention => "retention",
             Self::TaskEnded => "task_ended",
             Self::Quota => "quota",
             Self::Duplicate => "duplicate",
@@ -163,11 +167,12 @@ pub(super) fn take_up(
     store::mark(tx, &shape.marks(&entry.audience()), &entry.id)?;
     tell(scope, tx, ("dev.baton.memory.written", entry), None)?;
     store::count(tx, 1)?;
-    make_room(scope, tx, Policy::of_tenant(scope).max_entries)
+    make_room(scope, tx, tenants::of(scope, tx).memory_entries)
 }
 
 /// Lets the entries go that are worth least, until there are `most`.
-fn make_room(scope: &Scope, tx: &mut Tx<'_>, most: i64) -> Result<()> {
+fn make_room(scope: &Scope, tx: &mut Tx<'_>, most: u64) -> Result<()> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
     let over = store::count(tx, 0)? - most;
     if over > 0 {
         for least in store::least(tx, over.min(BATCH.into()))? {
@@ -177,14 +182,14 @@ fn make_room(scope: &Scope, tx: &mut Tx<'_>, most: i64) -> Result<()> {
     Ok(())
 }
 
-/// When an entry ends that is written now and names no end.
-pub(super) fn end_of(scope: &Scope) -> Option<Time> {
-    let retention = Policy::of_tenant(scope).retention;
-    retention.map(|retention| scope.now() + retention)
+/// Whether an entry was last written longer ago than its tenant keeps any.
+fn is_outlived(scope: &Scope, tx: &Tx<'_>, entry: &Entry) -> bool {
+    let retention = tenants::of(scope, tx).memory_retention;
+    retention.is_some_and(|retention| entry.updated_at + retention <= scope.now())
 }
 
-/// Removes what has expired and what died with its task, over all tenants, and says how many that were. Any number of
-/// processes may do so at once.
+/// Removes what has expired, what died with its task and what is more, or older, than its tenant keeps, over all tenants, and
+/// says how many that were. Any number of processes may do so at once.
 ///
 /// # Errors
 /// A failure of the database.
@@ -193,9 +198,19 @@ pub async fn tick(system: &System) -> Result<usize> {
     let expired = system.survey(move |tx| store::expired(tx, now, BATCH));
     let expired = expired.await?;
     let orphaned = system.survey(|tx| store::orphaned(tx, BATCH)).await?;
+    let retained = system.allowances();
+    let retained = retained.which(|allowance| allowance.memory_retention.is_some());
+    let oldest = retained.into_iter().filter_map(|(tenant, allowance)| {
+        let age = i64::try_from(allowance.memory_retention?.as_micros()).ok()?;
+        Some((tenant, Time::from_micros(now.as_micros() - age)))
+    });
+    let oldest: Vec<_> = oldest.collect();
+    let outlived = system.survey(move |tx| store::older(tx, &oldest, BATCH));
+    let outlived = outlived.await?;
     let expired = expired.into_iter().map(|place| (place, Cause::Expired));
     let orphaned = orphaned.into_iter().map(|place| (place, Cause::TaskEnded));
-    let gone: Vec<_> = expired.chain(orphaned).collect();
+    let outlived = outlived.into_iter().map(|place| (place, Cause::Retention));
+    let gone: Vec<_> = expired.chain(orphaned).chain(outlived).collect();
     let count = gone.len();
     let rounds = gone.into_iter().map(|((tenant, id), cause)| {
         let ctx = system.on_behalf_of(tenant);
@@ -204,7 +219,9 @@ pub async fn tick(system: &System) -> Result<usize> {
                 // Another process may have been here, or a task may run again.
                 let is_there = store::find(tx, &id, scope.now())?.is_some();
                 match store::row(tx, &id)? {
-                    Some(entry) if !is_there => drop_entry(scope, tx, &entry, cause),
+                    Some(entry) if !is_there || is_outlived(scope, tx, &entry) => {
+                        drop_entry(scope, tx, &entry, cause)
+                    }
                     _ => Ok(()),
                 }
             })
@@ -213,7 +230,23 @@ pub async fn tick(system: &System) -> Result<usize> {
     });
     let rounds = join_all(rounds).await;
     rounds.into_iter().collect::<Result<Vec<()>>>()?;
-    Ok(count)
+    Ok(count + shrink(system).await?)
+}
+
+/// Lets entries go where there are more than their tenant may have by now, and says of how many tenants.
+async fn shrink(system: &System) -> Result<usize> {
+    let totals = system.survey(store::totals).await?;
+    let allowances = system.allowances();
+    let over = totals
+        .into_iter()
+        .filter(|(tenant, entries)| *entries > allowances.of(tenant).memory_entries);
+    let over: Vec<_> = over.map(|(tenant, _)| tenant).collect();
+    for tenant in &over {
+        let ctx = system.on_behalf_of(tenant.clone());
+        ctx.write(|scope, tx| make_room(scope, tx, tenants::of(scope, tx).memory_entries))
+            .await?;
+    }
+    Ok(over.len())
 }
 
 #[cfg(test)]

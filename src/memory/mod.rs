@@ -13,8 +13,6 @@ mod shelf;
 mod store;
 mod write;
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -83,23 +81,6 @@ impl Reach {
             "shared" => Ok(Self::Shared),
             "task" => Ok(Self::Task),
             other => Err(Error::internal(format!("no scope of memory: {other}"))),
-        }
-    }
-}
-
-/// What a tenant may keep, and how long. Every tenant has the same until tenants are configured.
-struct Policy {
-    /// Entries at most; past them those go that are worth least.
-    max_entries: i64,
-    /// How long an entry is kept that names no end.
-    retention: Option<Duration>,
-}
-
-impl Policy {
-    const fn of_tenant(_: &Scope) -> Self {
-        Self {
-            max_entries: 100_000,
-            retention: None,
         }
     }
 }

@@ -414,3 +414,32 @@ pub(super) fn orphaned(tx: &mut SystemTx<'_>, limit: u32) -> Result<Vec<Place>> 
     )?;
     places(rows)
 }
+
+/// At most `limit` entries, over the tenants named, that were last written before the time that stands beside each.
+pub(super) fn older(
+    tx: &mut SystemTx<'_>,
+    tenants: &[(TenantId, Time)],
+    limit: u32,
+) -> Result<Vec<Place>> {
+    let mut found = Vec::new();
+    for (tenant, before) in tenants {
+        let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
+        let rows = tx.query(
+            "SELECT tenant_id, memory_id FROM memories WHERE tenant_id = $1 AND updated_at <= $2 LIMIT $3",
+            &vals![tenant, *before, room],
+        )?;
+        found.extend(places(rows)?);
+        if room == 0 {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// How many entries each tenant has.
+pub(super) fn totals(tx: &mut SystemTx<'_>) -> Result<Vec<(TenantId, u64)>> {
+    let rows = tx.query("SELECT tenant_id, entries FROM memory_totals", &[])?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, u64::try_from(row.get::<i64>(1)?).unwrap_or(0))))
+        .collect()
+}

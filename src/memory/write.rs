@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::keep::{self, Cause};
 use super::read::One;
 use super::{Entry, Eyes, Kind, Reach, find, store};
+use crate::allowance::Quota;
 use crate::clock::Time;
 use crate::ctx::Scope;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::id::{AgentId, MemoryId, TaskId};
 use crate::language::{Shape, embed, words};
 use crate::store::Tx;
+use crate::tenants;
 
 /// What to remember.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -114,7 +116,7 @@ pub(super) fn draft(scope: &Scope, input: Write) -> Result<Draft> {
             created_at: scope.now(),
             created_by: scope.actor().to_owned(),
             updated_at: scope.now(),
-            expires_at: input.expires_at.or_else(|| keep::end_of(scope)),
+            expires_at: input.expires_at,
             supersedes,
             superseded_by: None,
             seen_at: None,
@@ -124,6 +126,8 @@ pub(super) fn draft(scope: &Scope, input: Write) -> Result<Draft> {
 
 pub(super) fn write(scope: &Scope, tx: &mut Tx<'_>, draft: &Draft) -> Result<Written> {
     let entry = &draft.entry;
+    // One that may have none would lose each as soon as it is there.
+    tenants::of(scope, tx).admit(Quota::MaxMemoryEntries, 0, 1)?;
     check_task(tx, entry)?;
     let eyes = Eyes::Of(vec![entry.agent_id.clone()], entry.task_id.clone());
     let old = entry.supersedes.iter();

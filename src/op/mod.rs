@@ -31,7 +31,10 @@ pub use schema::{check, compile, pointer};
 use crate::caller::Ability;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
+use crate::id::TenantId;
 use crate::store::Tx;
+
+use crate::principal::Principal;
 
 pub use crate::principal::Permission;
 pub use crate::quota::Class;
@@ -57,6 +60,9 @@ pub struct Route {
     /// The published schema that the body must satisfy besides the operation's own, by name.
     pub payload: Option<&'static str>,
 }
+
+/// The field by which an input names the tenant that it is about.
+const TENANT: &str = "tenant_id";
 
 type Answer = Pin<Box<dyn Future<Output = Result<Output>> + Send>>;
 
@@ -103,6 +109,10 @@ pub struct Op {
     is_long: bool,
     prepare: Option<Prepare>,
     confirms: bool,
+    /// The field by which the input may name the tenant that a call is about.
+    aims_by: Option<&'static str>,
+    /// Fields with fields of their own, where null means absent too.
+    nested: Vec<String>,
     handler: Box<dyn Fn(Ctx, Value) -> Answer + Send + Sync>,
 }
 
@@ -220,6 +230,7 @@ impl Op {
     ) -> Self {
         let validator = schema::compile(&Value::Object(input_schema.clone()))
             .expect("the schema of an operation's input is a JSON Schema");
+        let nested = schema::nested(&input_schema);
         Self {
             name,
             title: "",
@@ -239,6 +250,8 @@ impl Op {
             is_long: false,
             prepare: None,
             confirms: false,
+            aims_by: None,
+            nested,
             handler: Box::new(handler),
         }
     }
@@ -277,6 +290,28 @@ impl Op {
     pub fn confirms(mut self) -> Self {
         self.confirms = true;
         self
+    }
+
+    /// Says that the tenant that a call is about may be named by its input, as `tenant_id`, besides everywhere else.
+    #[must_use]
+    pub fn aims(mut self) -> Self {
+        self.aims_by = Some(TENANT);
+        self
+    }
+
+    /// The call for the tenant that its input names, if it names one. Who may not make it at all is refused for that.
+    ///
+    /// # Errors
+    /// As [`Ctx::aimed`].
+    pub fn aim(&self, ctx: &Ctx, input: &Map<String, Value>) -> Result<Option<Ctx>> {
+        let may = |who: &Principal| who.may(self.permission, self.name);
+        if self.aims_by.is_none() || !ctx.principal().is_none_or(may) {
+            return Ok(None);
+        }
+        let named = self.aims_by.and_then(|field| input.get(field)?.as_str());
+        // What is no name is for the schema to say.
+        let named = named.filter(|name| name.parse::<TenantId>().is_ok());
+        named.map(|name| ctx.aimed("/tenant_id", name)).transpose()
     }
 
     /// Whether a call with this input may have a question.
@@ -450,6 +485,11 @@ impl Op {
         if let Some(principal) = ctx.principal() {
             principal.admit_input(self.permission, &input)?;
         }
+        if let Some(aimed) = self.aim(ctx, &input)?
+            && aimed.tenant() != ctx.tenant()
+        {
+            return Err(Error::internal("a call for another tenant than its input"));
+        }
         let input = Value::Object(input);
         schema::check(&self.validator, &input)?;
         if let Some(rules) = &self.rules {
@@ -461,6 +501,11 @@ impl Op {
     /// Null means absent, since models write it so; aliases become the names that the schema knows.
     fn normalise(&self, input: &mut Map<String, Value>) -> Result<()> {
         input.retain(|_, value| !value.is_null());
+        for name in &self.nested {
+            if let Some(Value::Object(fields)) = input.get_mut(name) {
+                fields.retain(|_, value| !value.is_null());
+            }
+        }
         for (alias, name) in self.aliases {
             if let Some(value) = input.remove(*alias)
                 && input.insert((*name).to_owned(), value).is_some()

@@ -64,6 +64,14 @@ fn refuse_unknown(value: &mut Value) {
     }
 }
 
+/// The fields of an input that are objects with fields of their own.
+pub(super) fn nested(schema: &Map<String, Value>) -> Vec<String> {
+    let fields = schema.get("properties").and_then(Value::as_object);
+    let fields = fields.into_iter().flatten();
+    let nested = fields.filter(|(_, field)| field.get("properties").is_some_and(Value::is_object));
+    nested.map(|(name, _)| name.clone()).collect()
+}
+
 /// An optional field is one that may be absent, so `null` says nothing more; number formats are Rust's, not JSON's.
 fn make_portable(value: &mut Value) {
     match value {

@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (10, include_str!("../../migrations/0010_traces_seals.sql")),
     (11, include_str!("../../migrations/0011_rounds.sql")),
     (12, include_str!("../../migrations/0012_memory.sql")),
+    (13, include_str!("../../migrations/0013_tenants.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -308,6 +308,16 @@ pub(crate) fn live_subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>>
 /// What tasks ask of an executor: whom they are for (empty: anybody) and what it must be able to do.
 pub(crate) type Lane = (String, String);
 
+/// How many tasks executors work on.
+pub(crate) fn running(tx: &mut Tx<'_>) -> Result<u64> {
+    let row = tx.query_opt(
+        "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND leased = 1",
+        &vals![tx.tenant()],
+    )?;
+    let count: i64 = row.map_or(Ok(0), |mut row| row.get(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
 /// How many tasks `agent` holds, and the lanes with claimable tasks that are for it or for anybody. Each lane costs one
 /// look into the index, however many tasks wait in it.
 pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>)> {

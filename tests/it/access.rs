@@ -32,15 +32,16 @@ const READER: [&str; 6] = [
 ];
 /// What everybody may who works here, and observers may not.
 const WRITER: [&str; 3] = ["memory_write", "memory_forget", "memory_audit"];
-const ADMIN: [&str; 5] = [
+const ADMIN: [&str; 6] = [
     "key_create",
     "key_list",
     "key_rotate",
     "key_revoke",
     "limits_get",
+    "tenant_get",
 ];
 /// What takes a credential for all tenants.
-const OPERATOR: [&str; 1] = ["limits_set"];
+const OPERATOR: [&str; 2] = ["limits_set", "tenant_configure"];
 
 fn may(role: &str, op: &str) -> bool {
     READER.contains(&op)

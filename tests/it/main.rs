@@ -54,6 +54,7 @@ mod secrets;
 mod steering;
 mod store;
 mod tasks;
+mod tenants;
 mod tls;
 mod tls_program;
 mod traces;

@@ -81,6 +81,11 @@ impl Server {
         &self.home
     }
 
+    /// The same place, for one more process beside this one.
+    pub fn shared_home(&self) -> Arc<Home> {
+        self.home.clone()
+    }
+
     /// Calls an operation for `tenant`.
     pub async fn try_call_as(&self, tenant: &str, op: &str, input: Value) -> Result<Value, Error> {
         let ctx = self
