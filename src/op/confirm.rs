@@ -1,6 +1,6 @@
 //! Operations that do nothing without a yes.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Op, Output};
 use crate::ctx::Ctx;
@@ -11,9 +11,22 @@ pub const UNCONFIRMED: &str = "confirmation_needed";
 /// The code of the refusal to act on answers that were acted on before.
 pub const ANSWERS_USED: &str = "answers_used";
 /// The input that is a yes from the beginning.
-pub(super) const CONFIRM: &str = "confirm";
+const CONFIRM: &str = "confirm";
 
 impl Op {
+    /// Says that some calls need a yes. The operation refuses those with [`UNCONFIRMED`], unless its input says `confirm`;
+    /// callers who can be asked are.
+    #[must_use]
+    pub fn confirms(mut self) -> Self {
+        self.confirms = true;
+        self
+    }
+
+    /// Whether a call with this input may have a question.
+    pub fn may_ask(&self, input: &Map<String, Value>) -> bool {
+        self.confirms && input.get(CONFIRM) != Some(&Value::Bool(true))
+    }
+
     /// Asks for a yes where the operation wants one.
     pub(super) async fn call_confirmed(&self, ctx: Ctx, input: Value) -> Result<Output> {
         match (self.handler)(ctx.clone(), input.clone()).await {

@@ -3,6 +3,7 @@
 //!
 //! Features declare their operations with these types, `catalog` gathers them, the edges only translate.
 
+mod aim;
 mod confirm;
 mod follow;
 mod output;
@@ -18,7 +19,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use confirm::CONFIRM;
 pub use confirm::{ANSWERS_USED, UNCONFIRMED};
 pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
 pub use output::{Block, Body, Document, Message, Output, Speaker};
@@ -31,10 +31,7 @@ pub use schema::{check, compile, pointer};
 use crate::caller::Ability;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
-use crate::id::TenantId;
 use crate::store::Tx;
-
-use crate::principal::Principal;
 
 pub use crate::principal::Permission;
 pub use crate::quota::Class;
@@ -60,9 +57,6 @@ pub struct Route {
     /// The published schema that the body must satisfy besides the operation's own, by name.
     pub payload: Option<&'static str>,
 }
-
-/// The field by which an input names the tenant that it is about.
-const TENANT: &str = "tenant_id";
 
 type Answer = Pin<Box<dyn Future<Output = Result<Output>> + Send>>;
 
@@ -282,41 +276,6 @@ impl Op {
     pub fn read_only(mut self) -> Self {
         (self.effect, self.idempotent) = (Effect::ReadOnly, true);
         self
-    }
-
-    /// Says that some calls need a yes. The operation refuses those with [`UNCONFIRMED`], unless its input says `confirm`;
-    /// callers who can be asked are.
-    #[must_use]
-    pub fn confirms(mut self) -> Self {
-        self.confirms = true;
-        self
-    }
-
-    /// Says that the tenant that a call is about may be named by its input, as `tenant_id`, besides everywhere else.
-    #[must_use]
-    pub fn aims(mut self) -> Self {
-        self.aims_by = Some(TENANT);
-        self
-    }
-
-    /// The call for the tenant that its input names, if it names one. Who may not make it at all is refused for that.
-    ///
-    /// # Errors
-    /// As [`Ctx::aimed`].
-    pub fn aim(&self, ctx: &Ctx, input: &Map<String, Value>) -> Result<Option<Ctx>> {
-        let may = |who: &Principal| who.may(self.permission, self.name);
-        if self.aims_by.is_none() || !ctx.principal().is_none_or(may) {
-            return Ok(None);
-        }
-        let named = self.aims_by.and_then(|field| input.get(field)?.as_str());
-        // What is no name is for the schema to say.
-        let named = named.filter(|name| name.parse::<TenantId>().is_ok());
-        named.map(|name| ctx.aimed("/tenant_id", name)).transpose()
-    }
-
-    /// Whether a call with this input may have a question.
-    pub fn may_ask(&self, input: &Map<String, Value>) -> bool {
-        self.confirms && input.get(CONFIRM) != Some(&Value::Bool(true))
     }
 
     /// Says with which input a call waits, where not every call does.
