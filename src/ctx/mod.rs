@@ -1,7 +1,7 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
-mod aim;
 mod scope;
+mod tenant;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use scope::Scope;
+pub use tenant::choose_tenant;
 
 use crate::allowance::Allowances;
 use crate::caller::{Ability, Answers, Ask, Caller, Level, Progress, Question, cant_answer};
@@ -451,53 +452,5 @@ impl Ctx {
             trace: self.trace.clone(),
             system: self.system.clone(),
         }
-    }
-}
-
-/// The tenant of a call, from every place that may name one. `bound` is what the process is bound to; a tenant named in
-/// two places must agree, and be one of those that the caller has. Who names none and has one alone means that.
-///
-/// # Errors
-/// `tenant_conflict` when two places disagree or the caller has no such tenant, whether or not there is one;
-/// `invalid_tenant` when a name is not one; `tenant_required` when it can't be told which one is meant.
-pub fn choose_tenant(
-    principal: Option<&Principal>,
-    bound: Option<&TenantId>,
-    named: &[(&'static str, Option<&str>)],
-) -> Result<TenantId> {
-    let mut chosen = bound
-        .or(principal.and_then(Principal::sole_tenant))
-        .cloned();
-    for (place, name) in named
-        .iter()
-        .filter_map(|(place, name)| name.map(|name| (place, name)))
-    {
-        let tenant: TenantId = name
-            .parse()
-            .map_err(|error| Error::invalid("invalid_tenant", format!("{place}: {error}")))?;
-        match &chosen {
-            Some(other) if *other != tenant => {
-                return Err(Error::invalid(
-                    "tenant_conflict",
-                    format!(
-                        "{place} names another tenant than this connection is for; name one tenant, once"
-                    ),
-                ));
-            }
-            _ => chosen = Some(tenant),
-        }
-    }
-    let is_named = chosen.is_some();
-    let tenant = chosen.unwrap_or_else(TenantId::default_tenant);
-    match principal {
-        Some(principal) if !principal.has(&tenant) && !is_named => Err(Error::invalid(
-            "tenant_required",
-            "this credential is for several tenants; name one, with the header X-Tenant-ID for example",
-        )),
-        Some(principal) if !principal.has(&tenant) => Err(Error::invalid(
-            "tenant_conflict",
-            "this credential is for other tenants than the one that is named",
-        )),
-        _ => Ok(tenant),
     }
 }
