@@ -135,6 +135,26 @@ pub const ALL: &[Code] = &[
         "The event log does not fit its hash chain: it was changed from outside.",
     ),
     code(
+        "master_key_fixed",
+        Kind::Conflict,
+        "The master key lies where Baton can't change it; put another one there, as the message says.",
+    ),
+    code(
+        "master_key_invalid",
+        Kind::Unavailable,
+        "The file or variable of the master key can't be used; the message says why.",
+    ),
+    code(
+        "master_key_missing",
+        Kind::Unavailable,
+        "Secrets need a master key, and the server has none; its operator names one with `--master-key-file`.",
+    ),
+    code(
+        "master_key_unknown",
+        Kind::Unavailable,
+        "Secrets are sealed by a master key that the server does not have; its operator names the file that has it.",
+    ),
+    code(
         "memory_superseded",
         Kind::Conflict,
         "Another entry stands in the place of this one; name that one, as the message says.",
@@ -178,6 +198,16 @@ pub const ALL: &[Code] = &[
         "remote_unreachable",
         Kind::Unavailable,
         "A server that this one called did not answer; is it running, and is the URL right?",
+    ),
+    code(
+        "rotation_running",
+        Kind::Conflict,
+        "Another process changes the master key; let it end.",
+    ),
+    code(
+        "secret_broken",
+        Kind::Conflict,
+        "What is sealed was changed from outside, or belongs elsewhere; set it anew.",
     ),
     code(
         "session_busy",
@@ -300,6 +330,11 @@ pub const ALL: &[Code] = &[
         "This server has as many open listeners as it may; come back after `retry_after_seconds`.",
     ),
     code(
+        "too_many_secrets",
+        Kind::Conflict,
+        "The tenant keeps as many secrets as it may; delete some.",
+    ),
+    code(
         "too_many_sessions",
         Kind::Unavailable,
         "This server has as many sessions of older clients as it may; come back after `retry_after_seconds`.",
@@ -353,6 +388,11 @@ pub const ALL: &[Code] = &[
         "unknown_resource",
         Kind::NotFound,
         "There is no such resource in this tenant.",
+    ),
+    code(
+        "unknown_secret",
+        Kind::NotFound,
+        "There is no secret of this name in this tenant.",
     ),
     code(
         "unknown_task",

@@ -50,6 +50,17 @@ fn is_tenant_name(text: &str) -> bool {
             .all(|byte| alphanumeric(byte) || byte == b'_' || byte == b'-')
 }
 
+fn is_secret_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $check:ident, $pattern:literal, $rule:literal $(, mint $prefix:literal)?) => {
         $(#[$doc])*
@@ -139,6 +150,12 @@ id!(
 id!(
     /// The fencing token of a lease: who holds it may speak for the task, nobody else.
     LeaseToken, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a lease_token is what task_claim gave", mint "lse_"
+);
+
+id!(
+    /// What a tenant calls something that it keeps secret.
+    SecretName, is_secret_name, "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    "a secret's name is 1-64 of [A-Za-z0-9._-], beginning with a letter or a digit"
 );
 
 id!(

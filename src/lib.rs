@@ -4,8 +4,8 @@
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`trace`], `places`, [`quota`], [`config`]: foundations;
-//! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown;
-//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is;
+//! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown; [`vault`]: the master key, and how it seals;
+//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is; [`secrets`]: what tenants keep secret;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`access`]: who may come in; [`limits`]: what administrators allow them; [`memory`]: what agents remember;
 //! - [`sessions`] of legacy clients, for every process to go on with;
@@ -49,6 +49,7 @@ pub mod random;
 pub mod reach;
 mod rounds;
 pub mod secret;
+pub mod secrets;
 pub mod sessions;
 mod splice;
 pub mod store;
@@ -58,4 +59,5 @@ pub mod throttle;
 pub mod tls;
 pub mod trace;
 pub mod transport;
+pub mod vault;
 pub mod work;

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 /// From the ground up: a module may use the layers below its own. Within a layer, and against the order, only [`ARROWS`].
 const LAYERS: [&str; 16] = [
     "error codes clock random id page places secret language splice principal trace quota reach config",
-    "caller database outbound tls",
+    "caller database outbound tls vault",
     "store",
     "allowance presence throttle",
     "ctx",
     "events op",
-    "limits",
+    "limits secrets",
     "tenants",
     "access end_task executor memory orchestrator resources sessions tasks tools",
     "catalog",

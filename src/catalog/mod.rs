@@ -13,7 +13,7 @@ use crate::events::Event;
 use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
 use crate::page::Position;
 use crate::presence::Stay;
-use crate::{access, end_task, executor, limits, memory, orchestrator, tenants};
+use crate::{access, end_task, executor, limits, memory, orchestrator, secrets, tenants};
 
 pub use published::{Published, schemas};
 
@@ -91,6 +91,7 @@ impl Catalog {
             access::keys::operations(),
             limits::operations(),
             tenants::operations(),
+            secrets::operations(),
         ]
         .into_iter()
         .flatten()

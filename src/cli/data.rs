@@ -12,6 +12,7 @@ use crate::app::{self, App};
 use crate::outbound;
 use crate::store::{self, Place};
 use crate::tasks::counts::{self, Counts};
+use crate::vault;
 use crate::work::Remote;
 
 /// Tasks that are counted on a server, page by page, before it is said that there are more.
@@ -72,10 +73,29 @@ pub(super) fn relocate(args: &Move) -> anyhow::Result<ExitCode> {
         told.push_str(line);
         told.push('\n');
     })?;
+    let secrets = master_key(&from, &to)?;
     print(&format!(
-        "{told}{rows} rows are now in {to}, compared with {from}\n"
+        "{told}{rows} rows are now in {to}, compared with {from}\n{secrets}"
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes the master key of a data folder along, or says where it is needed: it is in no database.
+fn master_key(from: &Place, to: &Place) -> anyhow::Result<String> {
+    let Place::Folder(folder) = from else {
+        return Ok("Secrets, if there are any, open there with the same master key (BATON_MASTER_KEY_FILE)\n".into());
+    };
+    let file = folder.join(vault::FILE);
+    Ok(match to {
+        Place::Folder(to) if vault::carry(folder, to)? => {
+            format!("{} went along\n", file.display())
+        }
+        Place::Postgres(_) if file.exists() => format!(
+            "Secrets open there with the master key in {}: name it with --master-key-file\n",
+            file.display()
+        ),
+        _ => String::new(),
+    })
 }
 
 pub(super) fn status(args: Args) -> anyhow::Result<ExitCode> {

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::events;
 use crate::outbound::Client;
 use crate::places::Places;
+use crate::secrets;
 use crate::store::Place;
 use crate::tasks::counts;
 use crate::tls;
@@ -86,6 +87,7 @@ async fn examine(config: Config, findings: &mut Findings) -> anyhow::Result<Exit
                 findings.add("database", finding);
             }
             findings.add("event log", log(&app).await);
+            findings.add("secrets", secrets(&app).await);
             findings.add("clock", clock(&app).await);
             app.stop().await;
         }
@@ -215,6 +217,28 @@ async fn log(app: &App) -> Finding {
             "somebody or something changed the database; keep a copy, and compare with a backup"
                 .into(),
         ),
+    }
+}
+
+/// Whether what tenants keep secret can be opened here, and by nobody else.
+async fn secrets(app: &App) -> Finding {
+    let vault = app.system.vault();
+    let checked = match secrets::check(&app.system).await {
+        Ok(checked) => checked,
+        Err(error) => return Broken(error.message().to_owned(), "see to the database".into()),
+    };
+    if let Some(error) = checked.missing.first() {
+        let cure = "keep this file wherever the data goes; without it, set the secrets anew";
+        return Broken(error.message().to_owned(), cure.into());
+    }
+    let place = vault.place();
+    match checked.tenants {
+        _ if vault.is_open_to_others() => Doubtful(
+            format!("others than its owner can read the master key in {place}"),
+            format!("chmod 600 {place}"),
+        ),
+        0 => Fine("none are kept".into()),
+        tenants => Fine(format!("those of {tenants} tenants open with {place}")),
     }
 }
 

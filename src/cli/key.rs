@@ -155,7 +155,12 @@ fn create(args: Create) -> anyhow::Result<ExitCode> {
 }
 
 /// Calls an operation there or here.
-fn call(target: &Target, common: Common, name: &str, input: Value) -> anyhow::Result<Value> {
+pub(super) fn call(
+    target: &Target,
+    common: Common,
+    name: &str,
+    input: Value,
+) -> anyhow::Result<Value> {
     let config = common.begin()?;
     let input = match input {
         Value::Object(input) => input,

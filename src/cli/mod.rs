@@ -6,8 +6,8 @@ mod doctor;
 mod hosts;
 mod install;
 mod key;
+mod secret;
 mod serve;
-mod settings;
 mod work;
 
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub use settings::{example, table as settings_table};
+pub use crate::config::{example, table as settings_table};
 
 use crate::app::App;
 use crate::clock::Clock;
@@ -73,6 +73,8 @@ enum Verb {
     Move(data::Move),
     /// Say who may come in: make, list, rotate and revoke keys
     Key(key::Args),
+    /// Keep what tools and resources need and nobody is to read: set, list, delete; change the master key
+    Secret(secret::Args),
     /// Put Baton into a client's configuration
     Install(install::Args),
     /// Find out what is wrong with this setup, and the cure
@@ -166,6 +168,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Migrate(args) => data::migrate(args),
         Verb::Move(args) => data::relocate(&args),
         Verb::Key(args) => key::run(args),
+        Verb::Secret(args) => secret::run(args),
         Verb::Install(args) => install::run(&args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Settings => {

@@ -2,6 +2,7 @@
 //! that comes to once it is complete and checked. Besides `places`, nothing else reads environment variables.
 
 mod settings;
+mod text;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::reach::Reach;
 use crate::secret::Secret;
 use crate::trace::Trace;
 pub use settings::Settings;
+pub use text::{example, table};
 
 /// How callers prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
@@ -90,6 +92,10 @@ pub struct Config {
     pub ca_cert: Option<PathBuf>,
     /// Where calls that tenants ask for may lead.
     pub reach: Reach,
+    /// The file of the master key, if it is not the data folder's own.
+    pub master_key_file: Option<PathBuf>,
+    /// The master key itself, with older ones.
+    pub master_key: Option<Secret>,
     /// The key that this process shows.
     pub key: Option<Secret>,
     /// What to log.
@@ -177,6 +183,29 @@ impl Settings {
         }))
     }
 
+    /// The master key, or its file: whatever was said last counts, be it the one or the other.
+    fn master_key(&self, file: &Self) -> (Option<Secret>, Option<PathBuf>) {
+        let is_said = self.master_key.is_some() || self.master_key_file.is_some();
+        let last = if is_said { self } else { file };
+        let file = path(last.master_key_file.as_ref(), None);
+        (last.master_key.clone(), file)
+    }
+
+    /// Bounds that operations keep.
+    fn limits(&self, file: &Self, max_waiting_calls: usize) -> anyhow::Result<Limits> {
+        let tasks = self.max_concurrent_tasks.or(file.max_concurrent_tasks);
+        let max_concurrent_tasks = tasks.unwrap_or(5);
+        if !(1..=1_000).contains(&max_concurrent_tasks) {
+            bail!("max_concurrent_tasks is {max_concurrent_tasks}; 1 to 1000 would be right");
+        }
+        let backoff = self.retry_backoff_ms.or(file.retry_backoff_ms);
+        Ok(Limits {
+            max_concurrent_tasks,
+            retry_backoff: Duration::from_millis(backoff.unwrap_or(1_000)),
+            max_waiting_calls,
+        })
+    }
+
     /// The certificate to show, if there is to be one.
     fn tls(&self, file: &Self) -> anyhow::Result<Option<Pair>> {
         let cert = path(self.tls_cert.as_ref(), file.tls_cert.as_ref());
@@ -216,6 +245,8 @@ impl Settings {
         let given = file.limits.iter().chain(&self.limits).copied();
         let given: Vec<Given> = given.chain(rates).collect();
         let ca_cert = path(self.ca_cert.as_ref(), file.ca_cert.as_ref());
+        let limits = self.limits(&file, max_waiting_calls)?;
+        let (master_key, master_key_file) = self.master_key(&file);
         let allowed_origins = either(self.allowed_origins, file.allowed_origins);
         let auth = auth(either(self.auth, file.auth), listen, &allowed_origins)?;
         let data = match self.data.or(file.data) {
@@ -223,13 +254,6 @@ impl Settings {
             None => default_data()
                 .context("no home folder found for the data; name a folder with --data")?,
         };
-        let max_concurrent_tasks = self
-            .max_concurrent_tasks
-            .or(file.max_concurrent_tasks)
-            .unwrap_or(5);
-        if !(1..=1_000).contains(&max_concurrent_tasks) {
-            bail!("max_concurrent_tasks is {max_concurrent_tasks}; 1 to 1000 would be right");
-        }
         let tenant = self.tenant.or(file.tenant);
         // Where nobody is told from anybody, or there is one tenant alone, shares would protect nobody.
         let are_told_apart = auth != [Auth::None] && tenant.is_none();
@@ -251,6 +275,8 @@ impl Settings {
             tls,
             ca_cert,
             reach: Reach::new(either(self.outbound_allow, file.outbound_allow)),
+            master_key_file,
+            master_key,
             key: self.key.or(file.key),
             log_level: self
                 .log_level
@@ -262,15 +288,7 @@ impl Settings {
             cors_max_age: self.cors_max_age.or(file.cors_max_age).unwrap_or(600),
             trusted_proxies: either(self.trusted_proxies, file.trusted_proxies),
             caps: Caps::at_start(shared, &given),
-            limits: Limits {
-                max_concurrent_tasks,
-                retry_backoff: Duration::from_millis(
-                    self.retry_backoff_ms
-                        .or(file.retry_backoff_ms)
-                        .unwrap_or(1_000),
-                ),
-                max_waiting_calls,
-            },
+            limits,
             max_sessions,
             max_listeners,
             max_connections,

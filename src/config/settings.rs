@@ -69,6 +69,19 @@ pub struct Settings {
     #[serde(default)]
     pub outbound_allow: Vec<Opening>,
 
+    /// File of the master key that seals tenants' secrets; the same for all servers of a database [default: in the data folder, made when needed: master.key]
+    #[arg(long, env = "BATON_MASTER_KEY_FILE", value_name = "FILE")]
+    pub master_key_file: Option<PathBuf>,
+
+    /// The master key itself, in the place of a file; after a comma, older ones that still open
+    #[arg(
+        long,
+        env = "BATON_MASTER_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub master_key: Option<Secret>,
+
     /// The authorization server whose tokens (JWT) are honoured, as its tokens name it
     #[arg(long, env = "BATON_OIDC_ISSUER", value_name = "URL")]
     pub oidc_issuer: Option<String>,

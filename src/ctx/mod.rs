@@ -27,6 +27,7 @@ use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
 use crate::throttle::{Key, Pass, Place, Throttle};
 use crate::trace::Trace;
+use crate::vault::Vault;
 
 /// How long a worker's work is one process's without word from it.
 const HOLD: Duration = Duration::from_secs(3);
@@ -49,6 +50,7 @@ struct Shared {
     outside: Outside,
     /// The tenant that the process is bound to.
     bound: Option<TenantId>,
+    vault: Vault,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -66,6 +68,7 @@ impl System {
             presence: Arc::default(),
             outside: Outside::new(config.reach.clone(), config.ca_cert.clone()),
             bound: config.tenant.clone(),
+            vault: Vault::new(config, &random),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),
@@ -127,6 +130,11 @@ impl System {
     /// The servers that tenants may call.
     pub fn outside(&self) -> &Outside {
         &self.0.outside
+    }
+
+    /// The master keys, for what is kept secret.
+    pub fn vault(&self) -> &Vault {
+        &self.0.vault
     }
 
     /// The store.

@@ -11,6 +11,7 @@ use crate::principal::Principal;
 use crate::random::Random;
 use crate::throttle::Throttle;
 use crate::trace::Trace;
+use crate::vault::Vault;
 
 /// What an operation may know besides its transaction. The tenant is the transaction's.
 #[derive(Clone)]
@@ -79,6 +80,11 @@ impl Scope {
     /// What tenants may have, besides calls.
     pub fn allowances(&self) -> &Allowances {
         self.system.allowances()
+    }
+
+    /// The master keys, for what is kept secret.
+    pub fn vault(&self) -> &Vault {
+        self.system.vault()
     }
 
     /// The limits of this server.

@@ -95,6 +95,8 @@ pub struct Op {
     pub sample: fn() -> Value,
     aliases: &'static [(&'static str, &'static str)],
     validator: Validator,
+    /// Fields that no refusal repeats.
+    hidden: Vec<String>,
     /// A further schema that the input must satisfy.
     rules: Option<Validator>,
     waits: Waits,
@@ -233,6 +235,7 @@ impl Op {
             effect: Effect::Additive,
             idempotent: false,
             routes: Vec::new(),
+            hidden: schema::hidden(&input_schema),
             input_schema,
             output_schema: Map::new(),
             sample: || Value::Object(Map::new()),
@@ -450,7 +453,7 @@ impl Op {
             return Err(Error::internal("a call for another tenant than its input"));
         }
         let input = Value::Object(input);
-        schema::check(&self.validator, &input)?;
+        schema::check_hiding(&self.validator, &input, &self.hidden)?;
         if let Some(rules) = &self.rules {
             schema::check(rules, &input)?;
         }

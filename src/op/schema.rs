@@ -41,6 +41,14 @@ fn of<T: JsonSchema>(contract: Contract) -> Map<String, Value> {
     }
 }
 
+/// The fields of a schema whose values are secrets.
+pub(super) fn hidden(schema: &Map<String, Value>) -> Vec<String> {
+    let fields = schema.get("properties").and_then(Value::as_object);
+    let fields = fields.into_iter().flatten();
+    let hidden = fields.filter(|(_, field)| field["writeOnly"] == true);
+    hidden.map(|(name, _)| name.clone()).collect()
+}
+
 /// The schema of what an operation takes, refusing fields that it does not name.
 pub(super) fn of_input<T: JsonSchema>() -> Map<String, Value> {
     let mut schema = Value::Object(of::<T>(Contract::Deserialize));
@@ -156,6 +164,14 @@ pub fn pointer(path: &Path) -> String {
 /// # Errors
 /// `invalid_input` with all findings, each with its JSON Pointer.
 pub fn check(validator: &Validator, input: &Value) -> Result<()> {
+    check_hiding(validator, input, &[])
+}
+
+/// As [`check`], but what stands in the fields `hidden` is not repeated in any finding.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_hiding(validator: &Validator, input: &Value, hidden: &[String]) -> Result<()> {
     let mut findings = Vec::new();
     if !is_within_bounds(input, 0) {
         bounds(input, &mut String::new(), 0, &mut findings);
@@ -166,7 +182,7 @@ pub fn check(validator: &Validator, input: &Value) -> Result<()> {
     if findings.is_empty() {
         findings = validator
             .iter_errors(input)
-            .flat_map(|error| findings_of(&error))
+            .flat_map(|error| findings_of(&error, hidden))
             .collect();
     }
     let more = findings.len().saturating_sub(FINDINGS);
@@ -188,8 +204,10 @@ pub fn check(validator: &Validator, input: &Value) -> Result<()> {
 }
 
 /// A finding stands where the caller has to look: what is missing or unknown, at its own place.
-fn findings_of(error: &ValidationError<'_>) -> Vec<Finding> {
+fn findings_of(error: &ValidationError<'_>, hidden: &[String]) -> Vec<Finding> {
     let here = error.instance_path().to_string();
+    let field = here.split('/').nth(1);
+    let is_hidden = field.is_some_and(|field| hidden.iter().any(|name| name == field));
     let at = |name: &str, message: &str| Finding {
         path: format!("{here}/{}", escape(name)),
         message: message.to_owned(),
@@ -205,6 +223,10 @@ fn findings_of(error: &ValidationError<'_>) -> Vec<Finding> {
             .iter()
             .map(|name| at(name, "there is no such field"))
             .collect(),
+        _ if is_hidden => vec![Finding {
+            message: error.masked().to_string(),
+            path: here,
+        }],
         _ => vec![Finding {
             message: shorten(&error.to_string()),
             path: here,

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (11, include_str!("../../migrations/0011_rounds.sql")),
     (12, include_str!("../../migrations/0012_memory.sql")),
     (13, include_str!("../../migrations/0013_tenants.sql")),
+    (15, include_str!("../../migrations/0015_secrets.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -32,13 +32,16 @@ const READER: [&str; 6] = [
 ];
 /// What everybody may who works here, and observers may not.
 const WRITER: [&str; 3] = ["memory_write", "memory_forget", "memory_audit"];
-const ADMIN: [&str; 6] = [
+const ADMIN: [&str; 9] = [
     "key_create",
     "key_list",
     "key_rotate",
     "key_revoke",
     "limits_get",
     "tenant_get",
+    "secret_set",
+    "secret_list",
+    "secret_delete",
 ];
 /// What takes a credential for all tenants.
 const OPERATOR: [&str; 2] = ["limits_set", "tenant_configure"];

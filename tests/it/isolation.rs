@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 
 /// What only acme knows. Each stands somewhere in acme's data.
-const MARKS: [&str; 10] = [
+const MARKS: [&str; 12] = [
     "acme-task-1",
     "acme-secret-description",
     "acme-secret-data",
@@ -17,6 +17,8 @@ const MARKS: [&str; 10] = [
     "acme-capability",
     "acme-secret-memory",
     "acme-secret-tag",
+    "acme-secret-name",
+    "acme-secret-value",
 ];
 
 /// A server on which acme has a task in every state, full of marks.
@@ -65,6 +67,8 @@ async fn with_acmes_data() -> Server {
     let memory = json!({"agent_id": "acme-agent", "content": "acme-secret-memory", "tags": ["acme-secret-tag"],
         "scope": "shared"});
     server.call_as("acme", "memory_write", memory).await;
+    let secret = json!({"name": "acme-secret-name", "value": "acme-secret-value"});
+    server.call_as("acme", "secret_set", secret).await;
     server
 }
 
@@ -107,6 +111,8 @@ async fn a_foreign_id_answers_exactly_as_an_unknown_one() {
                 || op.name == "task_claim"
                 || op.name == "key_create"
                 || op.name == "memory_write"
+                || op.name == "secret_set"
+                || op.name == "secret_delete"
             {
                 continue;
             }
@@ -149,6 +155,22 @@ async fn a_foreign_memory_answers_exactly_as_an_unknown_one() {
     }
     let kept = server.call_as("acme", "memory_get", json!({"memory_id": foreign}));
     assert_eq!(kept.await["content"], "acme-secret-memory");
+}
+
+#[tokio::test]
+async fn a_foreign_secret_is_an_unknown_one_and_a_name_of_ones_own() {
+    let server = with_acmes_data().await;
+    let delete = |name: &str| answer(&server, "secret_delete", json!({"name": name}));
+    let (foreign, unknown) = (delete("acme-secret-name").await, delete("nothing").await);
+    assert_eq!(foreign.replace("acme-secret-name", "nothing"), unknown);
+    let ours = json!({"name": "acme-secret-name", "value": "ours"});
+    let ours = server.call_as("globex", "secret_set", ours).await;
+    assert_eq!(
+        (&ours["version"], &ours["created"]),
+        (&json!(1), &json!(true))
+    );
+    let theirs = server.call_as("acme", "secret_list", json!({})).await;
+    assert_eq!(theirs["secrets"][0]["version"], 1);
 }
 
 #[tokio::test]

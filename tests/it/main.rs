@@ -51,6 +51,7 @@ mod outbound;
 mod places;
 mod questions;
 mod secrets;
+mod secrets_kept;
 mod steering;
 mod store;
 mod tasks;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::support::home::Home as Place;
+use crate::support::home::{Home as Place, MASTER_KEY};
 use serde_json::Value;
 
 /// A home folder with a data folder in it.
@@ -72,6 +72,7 @@ impl Home {
             .stdin(Stdio::null());
         if let Some(url) = self.place.database() {
             command.env("BATON_DATABASE", url);
+            command.env("BATON_MASTER_KEY", MASTER_KEY);
         }
         command
     }

@@ -186,12 +186,19 @@ fn use_keys(search: &mut Search, admin: &str, at: impl Fn(&mut Search, &str, &[&
     search.key(&wrong);
     at(search, "marked-nonsense", &["call", "task_list"]);
     search.secret("marked-nonsense");
+    for value in ["\"marked-kept\"", "[\"marked-kept\"]"] {
+        let kept = format!(r#"{{"name": "kept", "value": {value}}}"#);
+        let made = at(search, admin, &["call", "secret_set", &kept]);
+        search.hear("secret_set", made.to_string());
+    }
+    search.secret("marked-kept");
     // What follows is in the database, as it must be.
     search.keys = search.secrets.len();
     search.secret(lease.as_str().unwrap());
     for show in [
         &["call", "task_get", r#"{"task_id": "t"}"#][..],
         &["call", "key_list"],
+        &["call", "secret_list"],
         &["status"],
         &["doctor"],
     ] {

@@ -9,6 +9,9 @@ use baton::store::{Hub, Place, Postgres, Store};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+/// The master key of servers on PostgreSQL, which make none up.
+pub(crate) const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
 pub(crate) struct Home {
     folder: TempDir,
     database: Option<Database>,
@@ -61,6 +64,8 @@ impl Home {
     pub(crate) fn settle(&self, settings: &mut Settings) {
         settings.data = Some(self.path().to_owned());
         settings.database = self.database().map(Into::into);
+        let key = self.database.as_ref().map(|_| MASTER_KEY.to_owned());
+        settings.master_key = key.map(Into::into);
     }
 
     /// Where the data lies.

@@ -1,8 +1,8 @@
-//! The settings as a file and as a table, made from their declarations in `config`.
+//! The settings as a file and as a table, made from their declarations.
 
 use clap::{Arg, Args as _};
 
-use crate::config::Settings;
+use super::Settings;
 
 const HEAD: &str = "\
 # Settings of Baton: every one, with its default. Use it with `baton serve --config FILE` or BATON_CONFIG=FILE.
