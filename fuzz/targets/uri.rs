@@ -8,13 +8,18 @@ libfuzzer_sys::fuzz_target!(|uri: &str| {
     let app = &SERVER.app;
     for kind in app.catalog.resources() {
         if let Some(params) = kind.matches(uri) {
-            let made = params
-                .iter()
-                .fold(kind.template.to_owned(), |made, (name, value)| {
-                    assert!(!value.is_empty() && !value.contains('/'), "{name}={value}");
-                    made.replace(&format!("{{{name}}}"), value)
-                });
-            assert_eq!(made, uri);
+            let mut made = String::new();
+            let mut template = kind.template;
+            while let Some((literal, (name, rest))) = template
+                .split_once('{')
+                .and_then(|(literal, tail)| Some((literal, tail.split_once('}')?)))
+            {
+                let value = &params[name];
+                assert!(!value.is_empty() && !value.contains('/'), "{name}={value}");
+                made.extend([literal, value]);
+                template = rest;
+            }
+            assert_eq!(made + template, uri);
         }
     }
     let ctx = app.system.ctx("default".parse().expect("a tenant"), "fuzz");

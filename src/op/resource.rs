@@ -143,18 +143,43 @@ impl Prompt {
         match self.wording {
             Wording::Made(make) => make(ctx, values).await,
             Wording::Template(template) => {
-                let filled = self
-                    .arguments
-                    .iter()
-                    .fold(template.to_owned(), |text, argument| {
-                        let value = values.get(argument.name).map_or("", String::as_str);
-                        text.replace(&format!("{{{{{}}}}}", argument.name), value)
-                    });
                 Ok(vec![Message {
                     from: Speaker::User,
-                    block: Block::text(filled),
+                    block: Block::text(filled(template, &values)),
                 }])
             }
         }
+    }
+}
+
+/// The template with the values in the places of their names. Names in values are text like any other.
+fn filled(template: &str, values: &Values) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((literal, (name, after))) = rest
+        .split_once("{{")
+        .and_then(|(literal, tail)| Some((literal, tail.split_once("}}")?)))
+    {
+        text.push_str(literal);
+        text.push_str(values.get(name).map_or("", String::as_str));
+        rest = after;
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Values, filled};
+
+    #[test]
+    fn values_are_put_in_once() {
+        let values = Values::from([
+            ("goal".to_owned(), "ship {{team}}".to_owned()),
+            ("team".to_owned(), "us".to_owned()),
+        ]);
+        assert_eq!(
+            filled("{{team}}: {{goal}}{{none}}, {{", &values),
+            "us: ship {{team}}, {{"
+        );
     }
 }
