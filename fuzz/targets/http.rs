@@ -4,9 +4,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
+use baton::http::Guarded;
+use baton::transport::Front;
 use baton_fuzz::SERVER;
 use serde_json::Value;
 use tower_service::Service;
@@ -14,9 +15,9 @@ use tower_service::Service;
 /// What takes longer is a stream, or waits as it should.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-static ROUTES: LazyLock<Router> = LazyLock::new(|| {
+static ROUTES: LazyLock<Guarded<Front>> = LazyLock::new(|| {
     let _entered = SERVER.runtime.enter();
-    baton::http::guarded(&SERVER.app, baton::transport::router(&SERVER.app))
+    baton::http::guarded(&SERVER.app, |others| baton::transport::front(&SERVER.app, others))
 });
 
 /// `METHOD path`, a header a line, an empty line, the body.

@@ -4,16 +4,17 @@
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
+use baton::http::Guarded;
+use baton::transport::Front;
 use baton_fuzz::SERVER;
 use serde_json::{Value, json};
 use tower_service::Service;
 
-static ROUTES: LazyLock<Router> = LazyLock::new(|| {
+static ROUTES: LazyLock<Guarded<Front>> = LazyLock::new(|| {
     let _entered = SERVER.runtime.enter();
-    baton::http::guarded(&SERVER.app, baton::transport::router(&SERVER.app))
+    baton::http::guarded(&SERVER.app, |others| baton::transport::front(&SERVER.app, others))
 });
 
 /// A state that was given for cancelling `top`, whose subtask is being worked on.

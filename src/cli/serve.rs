@@ -31,8 +31,8 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     app.start_workers();
     let address = listener.local_addr()?;
     greet(&app, &format!("{}://{address}", app.config.scheme()));
-    let router = transport::router(&app);
-    let mut serving = std::pin::pin!(http::serve(app.clone(), listener, tls.clone(), router));
+    let front = |others| transport::front(&app, others);
+    let mut serving = std::pin::pin!(http::serve(app.clone(), listener, tls.clone(), front));
     let served = tokio::select! {
         served = &mut serving => served,
         signal = stop.last(tls) => {

@@ -1,16 +1,19 @@
 //! What stands before every request, MCP's included: which host it is addressed to (DNS rebinding), which page sent it
 //! (cross-site calls), and what becomes of a handler that panics.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, StreamExt};
+use tower_service::Service;
 
 use super::error::Problem;
 use super::listen::Peer;
@@ -77,7 +80,7 @@ impl Guard {
 
 impl Guard {
     /// Finds out who sends the request, and answers it if he may come in.
-    async fn let_in(&self, mut request: Request, next: Next) -> Response {
+    async fn let_in<S: Serves>(&self, mut request: Request, inner: S) -> Response {
         let path = request.uri().path();
         let address = self.address(&request);
         let pass = match address.map(|address| self.system.throttle().admit_address(address)) {
@@ -96,7 +99,7 @@ impl Guard {
                 }
             }
         }
-        hold(pass, caught(request, next).await)
+        hold(pass, caught(request, inner).await)
     }
 
     /// Where a request comes from: the other end of its connection, or what that says, where its word is taken.
@@ -193,41 +196,92 @@ pub(super) fn first_text(headers: &HeaderMap, name: &HeaderName) -> String {
     String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
 }
 
-/// The middleware.
-pub(super) async fn guard(
-    State(guard): State<Arc<Guard>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let (names, headers) = (&guard.names, request.headers());
-    let host = names.check_host(request.uri(), headers);
-    // Whoever is told of a loopback host would refuse to talk without TLS to anything else on that machine.
-    let is_pinned = names.is_secure && host.as_ref().is_ok_and(|host| !is_loopback(host.host()));
-    let mut response = match host.and_then(|host| names.check_origin(&host, headers)) {
-        Ok(None) => guard.let_in(request, next).await,
-        Ok(Some(origin)) => guard.let_page_in(origin, request, next).await,
-        Err(problem) => problem.into_response(),
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, AS_ANNOUNCED);
-    headers.entry(header::CACHE_CONTROL).or_insert(NOT_KEPT);
-    headers.append(header::VARY, BY_ORIGIN);
-    if is_pinned {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURELY);
+/// Whatever answers every request, always ready.
+pub trait Serves:
+    Service<Request, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Serves for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What is served, behind the guard. A layer of the router would be another hop and several allocations for each call.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    guard: Arc<Guard>,
+    inner: S,
+}
+
+impl<S> Guarded<S> {
+    pub(super) fn new(app: &App, inner: S) -> Self {
+        Self {
+            guard: Guard::new(app),
+            inner,
+        }
     }
-    response
+}
+
+impl<S: Serves> Service<Request> for Guarded<S> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Self { guard, inner } = self.clone();
+        Box::pin(async move { Ok(guard.answer(request, inner).await) })
+    }
 }
 
 impl Guard {
+    async fn answer<S: Serves>(&self, request: Request, inner: S) -> Response {
+        let (names, headers) = (&self.names, request.headers());
+        let host = names.check_host(request.uri(), headers);
+        // Whoever is told of a loopback host would refuse to talk without TLS to anything else on that machine.
+        let is_pinned =
+            names.is_secure && host.as_ref().is_ok_and(|host| !is_loopback(host.host()));
+        let mut response = match host.and_then(|host| names.check_origin(&host, headers)) {
+            Ok(None) => self.let_in(request, inner).await,
+            Ok(Some(origin)) => Box::pin(self.let_page_in(origin, request, inner)).await,
+            Err(problem) => problem.into_response(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, AS_ANNOUNCED);
+        headers.entry(header::CACHE_CONTROL).or_insert(NOT_KEPT);
+        headers.append(header::VARY, BY_ORIGIN);
+        if is_pinned {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURELY);
+        }
+        response
+    }
+
     /// Answers a page of another origin, which may call.
-    async fn let_page_in(&self, origin: HeaderValue, request: Request, next: Next) -> Response {
+    async fn let_page_in<S: Serves>(
+        &self,
+        origin: HeaderValue,
+        request: Request,
+        inner: S,
+    ) -> Response {
         let headers = request.headers();
         let is_preflight = request.method() == Method::OPTIONS
             && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let mut response = if is_preflight {
             self.preflight(headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS))
         } else {
-            self.let_in(request, next).await
+            self.let_in(request, inner).await
         };
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -249,18 +303,20 @@ impl Guard {
     }
 }
 
-async fn caught(request: Request, next: Next) -> Response {
+async fn caught<S: Serves>(request: Request, mut inner: S) -> Response {
     let trace = Trace::of_headers(request.headers());
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    answer.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
-        let _span = Trace::span(trace.as_ref()).entered();
-        Problem::from(Error::internal(format!("a handler panicked: {text}"))).into_response()
-    })
+    let answer = AssertUnwindSafe(inner.call(request)).catch_unwind().await;
+    let panic = match answer {
+        Ok(Ok(response)) => return response,
+        Err(panic) => panic,
+    };
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    let _span = Trace::span(trace.as_ref()).entered();
+    Problem::from(Error::internal(format!("a handler panicked: {text}"))).into_response()
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::guard::Serves;
+
 /// What one connection has open. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Watch(Arc<Mutex<Open>>);
@@ -36,10 +38,10 @@ impl Watch {
         })))
     }
 
-    /// The same router, for one connection that is watched.
-    pub(super) fn over(&self, router: Router) -> Router {
+    /// The same, for one connection that is watched.
+    pub(super) fn over(&self, served: impl Serves) -> Router {
         Router::new()
-            .fallback_service(router)
+            .fallback_service(served)
             .layer(from_fn_with_state(self.clone(), follow))
     }
 

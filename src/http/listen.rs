@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::error::Problem;
+use super::guard::Serves;
 use super::http2::Watch;
 use super::patient::Patient;
 use crate::ctx::System;
@@ -97,11 +98,11 @@ impl Room {
     }
 }
 
-/// Serves `router`, over TLS if there is a certificate, on as many connections as there is `room` for until `stopping`, then
+/// Serves `served`, over TLS if there is a certificate, on as many connections as there is `room` for until `stopping`, then
 /// lets calls in flight finish within `grace` and cuts what is left.
-pub(super) async fn listen(
+pub(super) async fn listen<S: Serves>(
     (listener, tls): (TcpListener, Option<Arc<Tls>>),
-    router: Router,
+    served: S,
     room: Room,
     stopping: CancellationToken,
     grace: Duration,
@@ -130,10 +131,10 @@ pub(super) async fn listen(
                 continue;
             }
         };
-        let (router, ends) = (router.clone(), (stopping.clone(), cut.clone()));
+        let (served, ends) = (served.clone(), (stopping.clone(), cut.clone()));
         match tls.clone() {
-            None => connections.spawn(converse((stream, peer), router, ends, slot)),
-            Some(tls) => connections.spawn(converse_over(tls, (stream, peer), router, ends, slot)),
+            None => connections.spawn(converse((stream, peer), served, ends, slot)),
+            Some(tls) => connections.spawn(converse_over(tls, (stream, peer), served, ends, slot)),
         };
     }
     drop(listener);
@@ -199,9 +200,9 @@ async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
 pub(super) struct Peer(pub(super) IpAddr);
 
 /// Serves one connection, in one future without copies: what waits here is multiplied by thousands of idle listeners.
-async fn converse(
+async fn converse<S: Serves>(
     (stream, peer): (TcpStream, IpAddr),
-    router: Router,
+    served: S,
     ends: (CancellationToken, CancellationToken),
     _slot: Slot,
 ) {
@@ -211,18 +212,18 @@ async fn converse(
     };
     let stream = Patient::new(stream, HEAD, UNREAD);
     match speaks_http2 {
-        Ok(Ok(false)) => serve_http1((stream, peer), router, ends).await,
+        Ok(Ok(false)) => serve_http1((stream, peer), served, ends).await,
         // It is much larger than the other one, and much rarer.
-        Ok(Ok(true)) => Box::pin(serve_http2((stream, peer), router, ends)).await,
+        Ok(Ok(true)) => Box::pin(serve_http2((stream, peer), served, ends)).await,
         _ => {}
     }
 }
 
 /// As [`converse`], over TLS.
-async fn converse_over(
+async fn converse_over<S: Serves>(
     tls: Arc<Tls>,
     (stream, peer): (TcpStream, IpAddr),
-    router: Router,
+    served: S,
     ends: (CancellationToken, CancellationToken),
     _slot: Slot,
 ) {
@@ -236,9 +237,9 @@ async fn converse_over(
         Err(_) => return tracing::debug!("a client took too long to agree on keys"),
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        Box::pin(serve_http2((stream, peer), router, ends)).await;
+        Box::pin(serve_http2((stream, peer), served, ends)).await;
     } else {
-        serve_http1((stream, peer), router, ends).await;
+        serve_http1((stream, peer), served, ends).await;
     }
 }
 
@@ -258,16 +259,15 @@ async fn agree(stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<Patient<Tcp
 }
 
 /// Serves one connection of HTTP/1.
-async fn serve_http1(
+async fn serve_http1<S: Serves>(
     (stream, peer): (impl AsyncRead + AsyncWrite + Unpin + Send + 'static, IpAddr),
-    router: Router,
+    served: S,
     ends: (CancellationToken, CancellationToken),
 ) {
     let stream = TokioIo::new(stream);
-    // The router is always ready. A connection keeps room for a call's future; this way it is a pointer.
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        Box::pin(router.clone().call(request))
+        served.clone().call(request.map(Body::new))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -277,18 +277,18 @@ async fn serve_http1(
 }
 
 /// Serves one connection of HTTP/2.
-pub(super) async fn serve_http2(
+pub(super) async fn serve_http2<S: Serves>(
     (stream, peer): (impl AsyncRead + AsyncWrite + Unpin + Send + 'static, IpAddr),
-    router: Router,
+    served: S,
     ends: (CancellationToken, CancellationToken),
 ) {
     let watch = Watch::new();
-    let router = watch.over(router);
+    let served = watch.over(served);
     let idle = watch.until_idle(HEAD, UNREAD);
     let stream = TokioIo::new(stream);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        router.clone().call(request)
+        served.clone().call(request)
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -355,6 +355,7 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::routing::get;
     use tokio::sync::mpsc;
     use tokio::task::JoinSet;

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use futures::future::OptionFuture;
@@ -28,38 +27,34 @@ use crate::access::METADATA;
 use crate::app::App;
 use crate::tls::Tls;
 use error::Problem;
-use guard::Guard;
+pub use guard::{Guarded, Serves};
 use listen::Room;
 
-/// Serves REST and what `mcp` has on `listener`, over TLS if there is a certificate, until the app stops. Then no connection is
-/// accepted any more, calls in flight have seven seconds to finish, and what is left is cut. The store must be open until this
-/// returns.
+/// Serves what `front` makes of the routes of REST on `listener`, over TLS if there is a certificate, until the app stops. Then
+/// no connection is accepted any more, calls in flight have seven seconds to finish, and what is left is cut. The store must
+/// be open until this returns.
 ///
 /// # Errors
 /// The listener is not usable.
-pub async fn serve(
+pub async fn serve<S: Serves>(
     app: App,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    mcp: Router,
+    front: impl FnOnce(Router) -> S,
 ) -> std::io::Result<()> {
-    let router = guarded(&app, mcp);
+    let served = guarded(&app, front);
     let (config, stopping) = (&app.config, app.stopping().clone());
     let room = Room::new(config.max_connections).shared(&app.system, &config.trusted_proxies);
     let watching = tls.clone().map(|tls| tls.watch(stopping.clone()));
     let port = (listener, tls);
-    let serving = listen::listen(port, router, room, stopping, listen::GRACE);
+    let serving = listen::listen(port, served, room, stopping, listen::GRACE);
     let (served, _) = tokio::join!(serving, OptionFuture::from(watching));
     served
 }
 
-/// All that is served: `mcp` and everything else, behind the guard.
-pub fn guarded(app: &App, mcp: Router) -> Router {
-    let guard = Guard::new(app);
-    router(app)
-        .merge(mcp)
-        .fallback(unknown_path)
-        .layer(from_fn_with_state(guard, guard::guard))
+/// All that is served, behind the guard.
+pub fn guarded<S: Serves>(app: &App, front: impl FnOnce(Router) -> S) -> Guarded<S> {
+    Guarded::new(app, front(router(app).fallback(unknown_path)))
 }
 
 /// Everything but MCP, without the guard.

@@ -142,12 +142,10 @@ impl Prompt {
     pub async fn messages(&self, ctx: Ctx, values: Values) -> Result<Vec<Message>> {
         match self.wording {
             Wording::Made(make) => make(ctx, values).await,
-            Wording::Template(template) => {
-                Ok(vec![Message {
-                    from: Speaker::User,
-                    block: Block::text(filled(template, &values)),
-                }])
-            }
+            Wording::Template(template) => Ok(vec![Message {
+                from: Speaker::User,
+                block: Block::text(filled(template, &values)),
+            }]),
         }
     }
 }

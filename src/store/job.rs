@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::log::Log;
@@ -28,20 +29,19 @@ pub(super) struct JobOf<T, F> {
     tenant: Option<TenantId>,
     operation: F,
     outcome: Option<Result<T>>,
-    reply: oneshot::Sender<Result<T>>,
+    reply: Option<Reply<T, F>>,
 }
 
+/// The caller gets its operation back with the answer: memory goes back most cheaply where it came from.
+type Reply<T, F> = oneshot::Sender<(Result<T>, Box<JobOf<T, F>>)>;
+
 impl<T, F> JobOf<T, F> {
-    pub(super) fn new(
-        tenant: Option<TenantId>,
-        operation: F,
-        reply: oneshot::Sender<Result<T>>,
-    ) -> Self {
+    pub(super) fn new(tenant: Option<TenantId>, operation: F, reply: Reply<T, F>) -> Self {
         Self {
             tenant,
             operation,
             outcome: None,
-            reply,
+            reply: Some(reply),
         }
     }
 }
@@ -64,20 +64,42 @@ where
         succeeded
     }
 
-    fn finish(self: Box<Self>, commit: Result<()>) {
-        let answer = match (commit, self.outcome) {
+    fn finish(mut self: Box<Self>, commit: Result<()>) {
+        let answer = match (commit, self.outcome.take()) {
             // The operation's own refusal stands whatever became of the group: nothing of it was to be written.
             (_, Some(Err(error))) => Err(error),
             (Ok(()), Some(Ok(value))) => Ok(value),
             (Ok(()), None) => Err(Error::internal("an operation that was not run")),
             (Err(error), _) => Err(error),
         };
-        // A caller that has gone needs no answer.
-        let _ = self.reply.send(answer);
+        if let Some(reply) = self.reply.take() {
+            // A caller that has gone needs no answer.
+            let _ = reply.send((answer, self));
+        }
     }
 
     fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+/// Where groups are answered: on the runtime that the callers wait on, if the store was opened in one. Waking them from
+/// there is cheap, and from a thread of the store each would have to be brought over by itself.
+#[derive(Clone)]
+pub(super) struct Desk(Option<Handle>);
+
+impl Desk {
+    pub(super) fn here() -> Self {
+        Self(Handle::try_current().ok())
+    }
+
+    /// Answers the callers of a group that was committed.
+    pub(super) fn finish(&self, jobs: Vec<Box<dyn Job>>) {
+        let finish = move || jobs.into_iter().for_each(|job| job.finish(Ok(())));
+        match &self.0 {
+            Some(runtime) => drop(runtime.spawn(async { finish() })),
+            None => finish(),
+        }
     }
 }
 

@@ -324,7 +324,9 @@ where
 {
     let (reply, answer) = oneshot::channel();
     queue(Box::new(JobOf::new(tenant.cloned(), operation, reply)));
-    answer.await.unwrap_or_else(|_| Err(closed()))
+    answer
+        .await
+        .map_or_else(|_| Err(closed()), |(answer, _)| answer)
 }
 
 /// Migrates a PostgreSQL database, sets the clock by it, and finds a name for this process there.

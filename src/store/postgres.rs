@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::hub::Hub;
-use super::job::{Job, Queue, Taken};
+use super::job::{Desk, Job, Queue, Taken};
 use super::listen::Teller;
 use super::log::{self, Head, Log};
 use crate::database::{Backend, Db, Fault, Param, Pipe, Postgres, Value, dialect, vals};
@@ -56,6 +56,7 @@ impl Cluster {
             let mut writer = Writer {
                 line: Line::new(to),
                 hub: hub.clone(),
+                desk: Desk::here(),
                 teller: teller.clone(),
             };
             let queue = queue.clone();
@@ -176,6 +177,7 @@ type Witness = Vec<Value>;
 struct Writer {
     line: Line,
     hub: Hub,
+    desk: Desk,
     teller: Teller,
 }
 
@@ -228,9 +230,7 @@ impl Writer {
     fn acknowledge(&mut self, jobs: Jobs, told: &[TenantId]) {
         self.hub.committed(told);
         self.teller.tell(told);
-        for job in jobs {
-            job.finish(Ok(()));
-        }
+        self.desk.finish(jobs);
     }
 
     /// The tenants whose logs grew.

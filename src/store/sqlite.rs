@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::hub::Hub;
-use super::job::{Job, Queue, Taken};
+use super::job::{Desk, Job, Queue, Taken};
 use super::log::{self, Head, Log};
 use super::{migrate, transfer};
 use crate::clock::Clock;
@@ -331,6 +331,7 @@ struct Flusher {
     wal: File,
     groups: Receiver<Group>,
     hub: Hub,
+    desk: Desk,
     clock: Clock,
     state: Arc<FlushState>,
 }
@@ -343,6 +344,7 @@ impl Flusher {
             wal,
             groups,
             hub: hub.clone(),
+            desk: Desk::here(),
             clock: clock.clone(),
             state: state.clone(),
         };
@@ -372,9 +374,7 @@ impl Flusher {
             let took = u64::try_from(took).unwrap_or(u64::MAX);
             self.state.took.store(took, Ordering::Relaxed);
             self.hub.committed(&group.told);
-            for job in group.jobs {
-                job.finish(Ok(()));
-            }
+            self.desk.finish(group.jobs);
         }
     }
 }
@@ -439,7 +439,7 @@ mod tests {
             db.execute(sql, &vals![worker])
         };
         sqlite.queue.push(Box::new(JobOf::new(None, insert, reply)));
-        answer.blocking_recv().expect("every job is answered")
+        answer.blocking_recv().expect("every job is answered").0
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::plain::{self, Short};
+use super::plain::{self, Front};
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
 use super::{
@@ -54,17 +54,17 @@ struct Door {
     is_short: bool,
 }
 
-/// All routes of MCP, to be mounted behind the guard of `http`.
-pub fn router(app: &App) -> Router {
-    routes(app, true)
+/// MCP and the `others`, to be served behind the guard of `http`.
+pub fn front(app: &App, others: Router) -> Front {
+    routes(app, others, true)
 }
 
-/// As [`router`], but rmcp answers every call, for tests that compare.
-pub fn router_of_rmcp(app: &App) -> Router {
-    routes(app, false)
+/// As [`front`], but rmcp answers every call, for tests that compare.
+pub fn front_of_rmcp(app: &App, others: Router) -> Front {
+    routes(app, others, false)
 }
 
-fn routes(app: &App, is_short: bool) -> Router {
+fn routes(app: &App, others: Router, is_short: bool) -> Front {
     let shared = super::shared(app);
     let kill = CancellationToken::new();
     let (stopping, killer) = (app.clone(), kill.clone());
@@ -107,17 +107,7 @@ fn routes(app: &App, is_short: bool) -> Router {
         .route("/t/{tenant}/messages", post(super::sse::message))
         .with_state(sse)
         .layer(from_fn_with_state(door.clone(), name_tenant));
-    if !is_short {
-        return streamable.merge(sse);
-    }
-    let short = Short {
-        shared,
-        long: streamable,
-    };
-    let short = Router::new()
-        .route_service("/mcp", short.clone())
-        .route_service("/t/{tenant}/mcp", short);
-    short.merge(sse)
+    Front::new(shared, others.merge(streamable).merge(sse), is_short)
 }
 
 /// Finds the tenant that path, header or process name, and binds the request to it.

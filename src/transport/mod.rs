@@ -22,11 +22,12 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{Error, Kind};
-use crate::mcp::{Edge, Front, Named, Shared};
+use crate::mcp::{self, Edge, Named, Shared};
 use crate::presence::Stay;
 use crate::secret::Secret;
 
-pub use http::{router, router_of_rmcp};
+pub use http::{front, front_of_rmcp};
+pub use plain::Front;
 use wire::Refusal;
 
 // Names that are texts are parsed anew for every look.
@@ -73,7 +74,7 @@ pub async fn serve_pipes(
     let recognise = Box::new(recognise);
     let pipes = (input, output);
     let serving = Box::pin(stdio::serve_with(
-        Front(edge),
+        mcp::Front(edge),
         recognise,
         pipes,
         stop.clone(),

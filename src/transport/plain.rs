@@ -1,4 +1,4 @@
-//! The short way for plain tool calls over Streamable HTTP: no routing of their own, no layers, no service loop of rmcp.
+//! The short way for plain tool calls over Streamable HTTP: before all routes, without layers or rmcp's service loop.
 //! Everything else, every mistake included, goes the long way with the same bytes, and so would a plain call, with the
 //! same answer.
 
@@ -27,15 +27,27 @@ const ACCEPTS: [&str; 2] = [
     "text/event-stream, application/json",
 ];
 
-/// The service behind a path of Streamable HTTP.
+/// All that is served, with the short way before it.
 #[derive(Clone)]
-pub(super) struct Short {
-    pub(super) shared: Arc<Shared>,
+pub struct Front {
+    shared: Arc<Shared>,
     /// The long way.
-    pub(super) long: Router,
+    long: Router,
+    is_short: bool,
 }
 
-impl Service<Request> for Short {
+impl Front {
+    /// What does not go the short way, or nothing does, goes to `long`.
+    pub(super) fn new(shared: Arc<Shared>, long: Router, is_short: bool) -> Self {
+        Self {
+            shared,
+            long,
+            is_short,
+        }
+    }
+}
+
+impl Service<Request> for Front {
     type Response = Response;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
@@ -45,19 +57,21 @@ impl Service<Request> for Short {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Self { shared, mut long } = self.clone();
+        let is_plain = self.is_short
+            && tenant(request.uri().path()).is_some()
+            && is_plain(request.method(), request.headers());
+        if !is_plain {
+            return Box::pin(self.long.call(request));
+        }
+        let (shared, mut long) = (self.shared.clone(), self.long.clone());
         Box::pin(async move {
-            if !is_plain(request.method(), request.headers()) {
-                return Box::pin(long.call(request)).await;
-            }
             let (parts, body) = request.into_parts();
             let body = match body::read(body).await {
                 Ok(body) => body,
                 Err((status, refusal)) => return Ok(answer(status, &refusal)),
             };
             let call = || {
-                let path = parts.uri.path().strip_suffix("/mcp")?;
-                let path = path.strip_prefix("/t/").filter(|tenant| !tenant.is_empty());
+                let path = Some(tenant(parts.uri.path())?).filter(|tenant| !tenant.is_empty());
                 let bound = shared.app.config.tenant.as_ref();
                 let named = named(bound, path, &parts).ok()?;
                 let call = Plain::read(&shared, &named, &body)?;
@@ -135,6 +149,15 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
+}
+
+/// The tenant that a path of Streamable HTTP names, empty for none, if it is such a path.
+fn tenant(path: &str) -> Option<&str> {
+    if path == "/mcp" {
+        return Some("");
+    }
+    let tenant = path.strip_prefix("/t/")?.strip_suffix("/mcp")?;
+    (!tenant.is_empty() && !tenant.contains('/')).then_some(tenant)
 }
 
 /// Whether a request has the headers that a plain call comes with.

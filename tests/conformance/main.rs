@@ -47,8 +47,8 @@ async fn serve() -> anyhow::Result<()> {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         stopping.cancel();
     });
-    let router = baton::transport::router(&app);
-    baton::http::serve(app.clone(), listener, None, router).await?;
+    let front = |others| baton::transport::front(&app, others);
+    baton::http::serve(app.clone(), listener, None, front).await?;
     app.stop().await;
     Ok(())
 }

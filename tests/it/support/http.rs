@@ -94,14 +94,23 @@ impl Builder {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        let mcp = if self.long_way {
-            baton::transport::router_of_rmcp(&app)
+        let front = if self.long_way {
+            baton::transport::front_of_rmcp
         } else {
-            baton::transport::router(&app)
+            baton::transport::front
         };
-        let record = from_fn_with_state(self.wire.clone(), wire::record);
-        let mcp = mcp.layer(record).merge(self.extra);
-        serving.spawn(baton::http::serve(app.clone(), listener, tls.clone(), mcp));
+        let record = from_fn_with_state(self.wire.clone(), wire::record_mcp);
+        let mcp = app.clone();
+        let front = move |others: Router| {
+            let front = front(&mcp, others.merge(self.extra));
+            Router::new().fallback_service(front).layer(record)
+        };
+        serving.spawn(baton::http::serve(
+            app.clone(),
+            listener,
+            tls.clone(),
+            front,
+        ));
         let authority = self.tls.map(|(authority, _)| authority);
         HttpServer {
             app,

@@ -136,7 +136,17 @@ fn next_line(text: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(std::mem::replace(text, rest))
 }
 
-/// The layer around the routes of MCP.
+/// The layer around all that is served: it listens to the routes of MCP.
+pub(crate) async fn record_mcp(wire: State<Wire>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let mut ends = ["/mcp", "/sse", "/messages"].iter();
+    if !path.starts_with("/.well-known/") && ends.any(|end| path.ends_with(end)) {
+        return record(wire, request, next).await;
+    }
+    next.run(request).await
+}
+
+/// The layer around what carries messages.
 pub(crate) async fn record(State(wire): State<Wire>, request: Request, next: Next) -> Response {
     let talk = wire.talk_of(&request);
     let (parts, body) = request.into_parts();
