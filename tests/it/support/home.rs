@@ -31,13 +31,18 @@ impl Home {
         }
     }
 
+    /// The PostgreSQL server that the tests are for.
     #[expect(
         clippy::disallowed_methods,
         reason = "which database the tests are for is no setting of Baton"
     )]
+    pub(crate) fn server() -> Option<String> {
+        std::env::var("BATON_TEST_DATABASE").ok()
+    }
+
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let database = std::env::var("BATON_TEST_DATABASE").ok().map(|server| {
+        let database = Self::server().map(|server| {
             let name = folder
                 .path()
                 .file_name()
