@@ -115,6 +115,7 @@ async fn a_move_that_was_interrupted_serves_nobody_and_goes_on() {
 const UNDO: &str = "
     DROP TABLE workers; DROP TABLE keys; DROP TABLE sessions; DROP TABLE session_subscriptions;
     DROP TABLE handles; DROP TABLE request_keys; DROP TABLE request_rounds; DROP TABLE session_questions;
+    DROP TABLE tenant_configurations; DROP TABLE tenant_changes; DROP TABLE tenant_deletions;
     DROP TABLE seals; DROP TABLE limits; DROP TABLE server_limits; DROP TABLE limit_changes;
     ALTER TABLE events DROP COLUMN trace;
     DROP TABLE memories; DROP TABLE memory_marks; DROP TABLE memory_totals; DROP INDEX events_of_memory;
