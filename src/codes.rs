@@ -180,6 +180,11 @@ pub const ALL: &[Code] = &[
         "The connection to the database broke while committing, or the disk did not confirm what was written; look, or repeat the call if it names its own id.",
     ),
     code(
+        "path_conflict",
+        Kind::Conflict,
+        "What is at the path does not fit: a folder where a file is meant or the reverse, a folder that is not empty, or one where the server may not write.",
+    ),
+    code(
         "quota_exceeded",
         Kind::Limited,
         "The tenant has all that it may of something; the message names the quota, its value and the use. Make room, or ask the operator for more.",
@@ -358,6 +363,11 @@ pub const ALL: &[Code] = &[
         "tool_failed",
         Kind::Conflict,
         "The tool ran and failed; the message is what it said.",
+    ),
+    code(
+        "unknown_file",
+        Kind::NotFound,
+        "There is no such file, folder or table in the resource.",
     ),
     code(
         "unknown_handle",

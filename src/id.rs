@@ -168,6 +168,11 @@ id!(
     MemoryId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a memory_id is what memory_write gave", mint "mem_"
 );
 
+id!(
+    /// A resource that a tenant registered.
+    ResourceId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a resource_id is 1-128 of [A-Za-z0-9._:-]"
+);
+
 impl TenantId {
     /// The tenant of those who name none.
     pub fn default_tenant() -> Self {

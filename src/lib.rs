@@ -47,6 +47,7 @@ mod questions;
 pub mod quota;
 pub mod random;
 pub mod reach;
+pub mod resources;
 mod rounds;
 pub mod secret;
 pub mod secrets;

@@ -30,11 +30,17 @@ pub enum Permission {
     Recall,
     /// Remember, and forget.
     Remember,
+    /// See, read and query resources.
+    Consult,
+    /// Change what is in resources.
+    Supply,
+    /// Register resources, and remove them.
+    Register,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Read,
         Self::Orchestrate,
         Self::Execute,
@@ -42,6 +48,9 @@ impl Permission {
         Self::Operate,
         Self::Recall,
         Self::Remember,
+        Self::Consult,
+        Self::Supply,
+        Self::Register,
     ];
 
     /// The OAuth scope that stands for it.
@@ -54,6 +63,9 @@ impl Permission {
             Self::Operate => "server:admin",
             Self::Recall => "memory:read",
             Self::Remember => "memory:write",
+            Self::Consult => "resources:read",
+            Self::Supply => "resources:write",
+            Self::Register => "resources:admin",
         }
     }
 }
@@ -96,13 +108,17 @@ impl Role {
 
     /// What it may do.
     pub const fn may(self, permission: Permission) -> bool {
-        use Permission::{Execute, Orchestrate, Read, Recall, Remember};
-        match self {
-            Self::Admin => true,
-            Self::Orchestrator => matches!(permission, Read | Orchestrate | Recall | Remember),
-            Self::Executor => matches!(permission, Read | Execute | Recall | Remember),
-            Self::Observer => matches!(permission, Read | Recall),
-        }
+        use Permission::{Consult, Execute, Orchestrate, Read, Recall, Register, Remember, Supply};
+        matches!(
+            (self, permission),
+            (Self::Admin, _)
+                | (_, Read | Recall | Consult)
+                | (
+                    Self::Orchestrator,
+                    Orchestrate | Remember | Supply | Register
+                )
+                | (Self::Executor, Execute | Remember | Supply)
+        )
     }
 }
 

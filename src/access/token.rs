@@ -146,9 +146,9 @@ impl Tokens {
 /// The smallest role that may do something.
 fn role_for(permission: Permission) -> Role {
     match permission {
-        Permission::Read | Permission::Recall => Role::Observer,
-        Permission::Orchestrate => Role::Orchestrator,
-        Permission::Execute | Permission::Remember => Role::Executor,
+        Permission::Read | Permission::Recall | Permission::Consult => Role::Observer,
+        Permission::Orchestrate | Permission::Register => Role::Orchestrator,
+        Permission::Execute | Permission::Remember | Permission::Supply => Role::Executor,
         Permission::Admin | Permission::Operate => Role::Admin,
     }
 }

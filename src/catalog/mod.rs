@@ -10,10 +10,14 @@ use serde_json::{Map, Value};
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::op::{Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Resource};
+use crate::op::{
+    Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Reader, Resource,
+};
 use crate::page::Position;
 use crate::presence::Stay;
-use crate::{access, end_task, executor, limits, memory, orchestrator, secrets, tenants};
+use crate::{
+    access, end_task, executor, limits, memory, orchestrator, resources, secrets, tenants,
+};
 
 pub use published::{Published, schemas};
 
@@ -88,6 +92,7 @@ impl Catalog {
             executor::operations(),
             end_task::operations(),
             memory::operations(),
+            resources::operations(),
             access::keys::operations(),
             limits::operations(),
             tenants::operations(),
@@ -100,6 +105,7 @@ impl Catalog {
             published::resources(),
             orchestrator::resources(),
             memory::resources(),
+            resources::resources(),
         ]
         .into_iter()
         .flatten()
@@ -108,8 +114,13 @@ impl Catalog {
             ops,
             resources,
             prompts: published::prompts(),
-            lists: &[],
-            list_changed_by: |_| None,
+            lists: &[List::Resources],
+            list_changed_by: |event| {
+                const CHANGES: [&str; 2] = [resources::REGISTERED, resources::DELETED];
+                CHANGES
+                    .contains(&event.kind.as_str())
+                    .then_some(List::Resources)
+            },
         })
     }
 
@@ -218,16 +229,20 @@ impl Catalog {
             access::note_refusal(ctx, uri, &error).await;
             return Err(error);
         }
-        let read = kind.read;
-        ctx.read(move |scope, tx| read(scope, tx, &params))
-            .await
-            .map_err(|error| {
-                if error.kind() == Kind::NotFound {
-                    unknown_resource(uri)
-                } else {
-                    error
-                }
-            })
+        let read = match &kind.read {
+            Reader::Live(read) => Box::pin(read(ctx.clone(), params)).await,
+            Reader::Stored(read) => {
+                let read = *read;
+                ctx.read(move |scope, tx| read(scope, tx, &params)).await
+            }
+        };
+        read.map_err(|error| {
+            if error.kind() == Kind::NotFound {
+                unknown_resource(uri)
+            } else {
+                error
+            }
+        })
     }
 
     /// A page of what can be read, with the kind of each; fixed things first. The cursor leads to the next page.
@@ -323,7 +338,8 @@ impl Catalog {
             .iter()
             .find(|kind| kind.template == template)
             .ok_or_else(|| unknown_resource(template))?;
-        if !template.contains(&format!("{{{variable}}}")) {
+        let names = [format!("{{{variable}}}"), format!("{{+{variable}}}")];
+        if !names.iter().any(|name| template.contains(name)) {
             return Err(Error::not_found(
                 "unknown_resource",
                 format!("{template} has no variable {variable:?}"),

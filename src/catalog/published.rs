@@ -6,7 +6,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::op::{Argument, Body, Content, Item, Prompt, Resource, Wording};
+use crate::op::{Argument, Body, Content, Item, Prompt, Reader, Resource, Wording};
 use crate::tasks::recent;
 
 /// A document that ships with the server.
@@ -125,12 +125,12 @@ pub(super) fn resources() -> Vec<Resource> {
             description: "JSON Schema of a payload that this server accepts",
             mime_type: "application/schema+json",
             permission: None,
-            read: |_, _, params| {
+            read: Reader::Stored(|_, _, params| {
                 find(schemas(), params).map(|text| Content {
                     mime_type: "application/schema+json",
                     body: Body::Text(text),
                 })
-            },
+            }),
             list: Some(|_, _, _, _| Ok((items("schemas", schemas()), None))),
             complete: |_, _, _, prefix, _| Ok(names(schemas(), prefix)),
             changed_by: |_| None,
@@ -142,12 +142,12 @@ pub(super) fn resources() -> Vec<Resource> {
             description: "How to work with this server as an orchestrator or as an executor",
             mime_type: "text/markdown",
             permission: None,
-            read: |_, _, params| {
+            read: Reader::Stored(|_, _, params| {
                 find(GUIDES, params).map(|text| Content {
                     mime_type: "text/markdown",
                     body: Body::Text(text),
                 })
-            },
+            }),
             list: Some(|_, _, _, _| Ok((items("guides", GUIDES), None))),
             complete: |_, _, _, prefix, _| Ok(names(GUIDES, prefix)),
             changed_by: |_| None,

@@ -5,7 +5,7 @@ mod settings;
 mod text;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -142,6 +142,31 @@ pub struct Limits {
     pub retry_backoff: Duration,
     /// Calls that may wait for something to happen at a time.
     pub max_waiting_calls: usize,
+    /// Where files of resources may lie.
+    pub folders: Folders,
+}
+
+/// Where files of resources may lie.
+#[derive(Debug, Clone, Default)]
+pub struct Folders {
+    /// Baton's own data, of which nothing is a resource but what is in `own`.
+    pub data: PathBuf,
+    /// Below it every tenant has a folder of its own.
+    pub own: PathBuf,
+    /// What the operator opened; `{tenant}` in a path stands for the tenant's name.
+    pub opened: Vec<PathBuf>,
+}
+
+impl Folders {
+    fn of(data: &Path, opened: Vec<PathBuf>) -> anyhow::Result<Self> {
+        let opened = opened.into_iter();
+        let opened = opened.map(|folder| Ok(std::path::absolute(at_home(folder))?));
+        Ok(Self {
+            data: data.to_owned(),
+            own: data.join("files"),
+            opened: opened.collect::<anyhow::Result<_>>()?,
+        })
+    }
 }
 
 impl Default for Limits {
@@ -150,6 +175,7 @@ impl Default for Limits {
             max_concurrent_tasks: 5,
             retry_backoff: Duration::from_secs(1),
             max_waiting_calls: 10_000,
+            folders: Folders::default(),
         }
     }
 }
@@ -203,6 +229,7 @@ impl Settings {
             max_concurrent_tasks,
             retry_backoff: Duration::from_millis(backoff.unwrap_or(1_000)),
             max_waiting_calls,
+            folders: Folders::default(),
         })
     }
 
@@ -245,7 +272,7 @@ impl Settings {
         let given = file.limits.iter().chain(&self.limits).copied();
         let given: Vec<Given> = given.chain(rates).collect();
         let ca_cert = path(self.ca_cert.as_ref(), file.ca_cert.as_ref());
-        let limits = self.limits(&file, max_waiting_calls)?;
+        let mut limits = self.limits(&file, max_waiting_calls)?;
         let (master_key, master_key_file) = self.master_key(&file);
         let allowed_origins = either(self.allowed_origins, file.allowed_origins);
         let auth = auth(either(self.auth, file.auth), listen, &allowed_origins)?;
@@ -254,6 +281,7 @@ impl Settings {
             None => default_data()
                 .context("no home folder found for the data; name a folder with --data")?,
         };
+        limits.folders = Folders::of(&data, either(self.files, file.files))?;
         let tenant = self.tenant.or(file.tenant);
         // Where nobody is told from anybody, or there is one tenant alone, shares would protect nobody.
         let are_told_apart = auth != [Auth::None] && tenant.is_none();

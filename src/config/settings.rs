@@ -34,6 +34,16 @@ pub struct Settings {
     )]
     pub database: Option<Secret>,
 
+    /// Folders that tenants may register as resources, besides their own below the data folder; `{tenant}` there stands for the tenant's name, and without it every tenant may
+    #[arg(
+        long = "files",
+        env = "BATON_FILES",
+        value_name = "DIR",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
+
     /// Bind this process to one tenant; without it, callers choose and "default" is who chooses none
     #[arg(long, env = "BATON_TENANT", value_name = "TENANT")]
     pub tenant: Option<TenantId>,

@@ -13,7 +13,7 @@ use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::id::{AgentId, MemoryId};
-use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Resource};
+use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Resource};
 use crate::page::Position;
 use crate::store::Tx;
 
@@ -74,7 +74,7 @@ pub fn resources() -> Vec<Resource> {
             description: "What an agent remembers, the newest hundred entries, as memory_list shows them",
             mime_type: "application/json",
             permission: Some(Permission::Recall),
-            read: read_agent,
+            read: Reader::Stored(read_agent),
             list: Some(items),
             complete,
             changed_by: |event| {
@@ -89,7 +89,7 @@ pub fn resources() -> Vec<Resource> {
             description: "One entry whole, as memory_get shows it",
             mime_type: "application/json",
             permission: Some(Permission::Recall),
-            read: read_one,
+            read: Reader::Stored(read_one),
             list: None,
             complete,
             changed_by: |event| {

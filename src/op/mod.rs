@@ -23,7 +23,8 @@ pub use confirm::{ANSWERS_USED, UNCONFIRMED};
 pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
 pub use output::{Block, Body, Document, Message, Output, Speaker};
 pub use resource::{
-    Argument, Content, Item, Items, List, Messages, Params, Prompt, Resource, Values, Wording,
+    Argument, Content, Item, Items, List, Messages, Params, Prompt, Reader, Reading, Resource,
+    Values, Wording,
 };
 pub(crate) use schema::parse;
 pub use schema::{check, compile, pointer};

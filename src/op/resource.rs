@@ -49,7 +49,19 @@ pub type Items = (Vec<Item>, Option<Position>);
 /// Lists at most so many resources of a kind, behind a position.
 pub(super) type Lister = fn(&Scope, &mut Tx<'_>, Option<&Position>, u32) -> Result<Items>;
 
-/// A kind of resource. Its URIs are `template` (RFC 6570, level 1) with its variables filled in.
+/// How one is read live.
+pub type Reading = Pin<Box<dyn Future<Output = Result<Content>> + Send>>;
+
+/// How one is read. `NotFound` for what is not there or is another tenant's.
+pub enum Reader {
+    /// From the database alone.
+    Stored(fn(&Scope, &mut Tx<'_>, &Params) -> Result<Content>),
+    /// From wherever it is.
+    Live(Box<dyn Fn(Ctx, Params) -> Reading + Send + Sync>),
+}
+
+/// A kind of resource. Its URIs are `template` (RFC 6570) with its variables filled in: `{name}` is
+/// one segment, `{+name}` all that is left.
 pub struct Resource {
     /// For example `baton://tasks/{task_id}`.
     pub template: &'static str,
@@ -61,8 +73,8 @@ pub struct Resource {
     pub description: &'static str,
     /// Media type.
     pub mime_type: &'static str,
-    /// Reads one. `NotFound` for what is not there or is another tenant's.
-    pub read: fn(&Scope, &mut Tx<'_>, &Params) -> Result<Content>,
+    /// Reads one.
+    pub read: Reader,
     /// At most the given number of those that exist, behind a position. `None` when they aren't listed.
     pub list: Option<Lister>,
     /// At most the given number of values for a variable that begin with a text, best first.
@@ -81,7 +93,10 @@ impl Resource {
         while let Some((literal, tail)) = template.split_once('{') {
             rest = rest.strip_prefix(literal)?;
             let (variable, after) = tail.split_once('}')?;
-            let end = rest.find('/').unwrap_or(rest.len());
+            let (variable, end) = match variable.strip_prefix('+') {
+                Some(variable) => (variable, rest.len()),
+                None => (variable, rest.find('/').unwrap_or(rest.len())),
+            };
             if end == 0 {
                 return None;
             }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::TaskId;
-use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Resource};
+use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Resource};
 use crate::page::Position;
 use crate::store::Tx;
 use crate::tasks::{Task, store};
@@ -81,7 +81,7 @@ pub fn resources() -> Vec<Resource> {
             description: "One task whole, as task_get shows it",
             mime_type: "application/json",
             permission: Some(Permission::Read),
-            read: |scope, tx, params| {
+            read: Reader::Stored(|scope, tx, params| {
                 let view = read::get(
                     scope,
                     tx,
@@ -95,7 +95,7 @@ pub fn resources() -> Vec<Resource> {
                     mime_type: "application/json",
                     body: Body::Text(text),
                 })
-            },
+            }),
             list: Some(items),
             complete: |_, tx, _, prefix, limit| store::ids_with_prefix(tx, prefix, limit),
             changed_by: |event| {
@@ -112,7 +112,7 @@ pub fn resources() -> Vec<Resource> {
             description: "What came of an ended task, for people and models",
             mime_type: "text/markdown",
             permission: Some(Permission::Read),
-            read: |_, tx, params| {
+            read: Reader::Stored(|_, tx, params| {
                 let task = store::get(tx, &task_id(params)?)?;
                 let title = task.spec.title.as_deref().unwrap_or("Report").to_owned();
                 let report = task.report.ok_or_else(|| store::unknown(&task.id))?;
@@ -121,7 +121,7 @@ pub fn resources() -> Vec<Resource> {
                     mime_type: "text/markdown",
                     body: Body::Text(text),
                 })
-            },
+            }),
             list: None,
             complete: |_, tx, _, prefix, limit| store::ids_with_prefix(tx, prefix, limit),
             changed_by: |event| {

@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (12, include_str!("../../migrations/0012_memory.sql")),
     (13, include_str!("../../migrations/0013_tenants.sql")),
     (15, include_str!("../../migrations/0015_secrets.sql")),
+    (16, include_str!("../../migrations/0016_resources.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";

@@ -2,7 +2,8 @@
 
 use baton::error::Error;
 use baton::op::{
-    Argument, Block, Body, Content, Item, Message, Prompt, Resource, Speaker, Values, Wording,
+    Argument, Block, Body, Content, Item, Message, Prompt, Reader, Resource, Speaker, Values,
+    Wording,
 };
 use serde_json::json;
 
@@ -19,12 +20,12 @@ macro_rules! fixed {
             permission: None,
             description: "A fixture of the suite",
             mime_type: $mime_type,
-            read: |_, _, _| {
+            read: Reader::Stored(|_, _, _| {
                 Ok(Content {
                     mime_type: $mime_type,
                     body: $body,
                 })
-            },
+            }),
             list: Some(|_, _, _, _| {
                 let item = Item {
                     uri: $uri.into(),
@@ -56,7 +57,7 @@ pub(crate) fn resources() -> Vec<Resource> {
             permission: None,
             description: "A fixture of the suite",
             mime_type: "application/json",
-            read: |_, _, params| {
+            read: Reader::Stored(|_, _, params| {
                 let id = params.get("id");
                 let id = id.ok_or_else(|| Error::not_found("unknown_resource", "no id"))?;
                 let data = format!("Data for ID: {id}");
@@ -65,7 +66,7 @@ pub(crate) fn resources() -> Vec<Resource> {
                     mime_type: "application/json",
                     body: Body::Text(text.to_string()),
                 })
-            },
+            }),
             list: None,
             complete: |_, _, _, prefix, _| Ok(vec![format!("{prefix}1")]),
             changed_by: |_| None,

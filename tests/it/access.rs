@@ -13,25 +13,35 @@ use crate::support::mcp::{modern, tool};
 use crate::support::sse::Client;
 
 /// What each role may call, apart from what reads.
-const ORCHESTRATOR: [&str; 6] = [
+const ORCHESTRATOR: [&str; 8] = [
     "task_dispatch",
     "task_run",
     "task_update",
     "task_retry",
     "task_cancel",
     "task_answer",
+    "resource_register",
+    "resource_delete",
 ];
 const EXECUTOR: [&str; 4] = ["task_claim", "task_notify", "task_heartbeat", "task_end"];
-const READER: [&str; 6] = [
+const READER: [&str; 9] = [
     "task_get",
     "task_list",
     "task_wait",
     "memory_search",
     "memory_get",
     "memory_list",
+    "resource_list",
+    "resource_get",
+    "resource_read",
 ];
 /// What everybody may who works here, and observers may not.
-const WRITER: [&str; 3] = ["memory_write", "memory_forget", "memory_audit"];
+const WRITER: [&str; 4] = [
+    "memory_write",
+    "memory_forget",
+    "memory_audit",
+    "resource_write",
+];
 const ADMIN: [&str; 9] = [
     "key_create",
     "key_list",

@@ -243,8 +243,9 @@ async fn claims_say_which_tenants_roles_and_scopes() {
     assert!(all.contains(&"key_create".into()) && all.contains(&"task_claim".into()));
     let reads = ["task_get", "task_list", "task_wait"];
     let recalls = ["memory_search", "memory_get", "memory_list"];
+    let consults = ["resource_list", "resource_get", "resource_read"];
     let observes = tools(json!({"roles": "observer nonsense"})).await;
-    assert_eq!(observes, [&reads[..], &recalls].concat());
+    assert_eq!(observes, [&reads[..], &recalls, &consults].concat());
     let scoped = json!({"roles": null, "scope": "memory:read"});
     assert_eq!(tools(scoped).await, recalls);
     let scoped = json!({"roles": null, "scope": "openid tasks:read"});
@@ -310,7 +311,7 @@ async fn clients_learn_where_to_get_a_token_and_which_scope_it_takes() {
         let well_known = format!("/.well-known/oauth-protected-resource{resource}");
         let challenge = answer.header("www-authenticate");
         let expected = format!(
-            r#"Bearer realm="baton", resource_metadata="{PUBLIC}{well_known}", scope="tasks:read tasks:orchestrate tasks:execute memory:read memory:write""#
+            r#"Bearer realm="baton", resource_metadata="{PUBLIC}{well_known}", scope="tasks:read tasks:orchestrate tasks:execute memory:read memory:write resources:read resources:write""#
         );
         assert_eq!(challenge, expected);
         let metadata = server.get(&well_known).await;

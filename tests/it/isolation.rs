@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 
 /// What only acme knows. Each stands somewhere in acme's data.
-const MARKS: [&str; 12] = [
+const MARKS: [&str; 15] = [
     "acme-task-1",
     "acme-secret-description",
     "acme-secret-data",
@@ -19,6 +19,9 @@ const MARKS: [&str; 12] = [
     "acme-secret-tag",
     "acme-secret-name",
     "acme-secret-value",
+    "acme-resource",
+    "acme-secret-file",
+    "acme-secret-text",
 ];
 
 /// A server on which acme has a task in every state, full of marks.
@@ -69,6 +72,11 @@ async fn with_acmes_data() -> Server {
     server.call_as("acme", "memory_write", memory).await;
     let secret = json!({"name": "acme-secret-name", "value": "acme-secret-value"});
     server.call_as("acme", "secret_set", secret).await;
+    let folder = json!({"resource_id": "acme-resource", "type": "file_storage", "uri": "file://tenant/acme-secret-file",
+        "access_permissions": ["read", "write"]});
+    server.call_as("acme", "resource_register", folder).await;
+    let file = json!({"resource_id": "acme-resource", "path": "acme-secret-file.md", "text": "acme-secret-text"});
+    server.call_as("acme", "resource_write", file).await;
     server
 }
 
@@ -113,6 +121,7 @@ async fn a_foreign_id_answers_exactly_as_an_unknown_one() {
                 || op.name == "memory_write"
                 || op.name == "secret_set"
                 || op.name == "secret_delete"
+                || op.name.starts_with("resource_")
             {
                 continue;
             }
@@ -174,6 +183,52 @@ async fn a_foreign_secret_is_an_unknown_one_and_a_name_of_ones_own() {
 }
 
 #[tokio::test]
+async fn a_foreign_resource_answers_exactly_as_an_unknown_one() {
+    let server = with_acmes_data().await;
+    for op in server.app.catalog.ops() {
+        let fields = op.input_schema["properties"].as_object().unwrap();
+        if !fields.contains_key("resource_id") || op.name == "resource_register" {
+            continue;
+        }
+        let naming = |id: &str| {
+            let mut input = (op.sample)();
+            input["resource_id"] = id.into();
+            input
+        };
+        let found = answer(&server, op.name, naming("acme-resource")).await;
+        let unknown = answer(&server, op.name, naming("never-was-one")).await;
+        assert!(
+            unknown.contains("unknown_resource"),
+            "{}: {unknown}",
+            op.name
+        );
+        assert_eq!(
+            found.replace("acme-resource", "never-was-one"),
+            unknown,
+            "{}",
+            op.name
+        );
+    }
+    // The same name, and the same folder of the tenant's own: another resource, and another folder.
+    let ours = json!({"resource_id": "acme-resource", "type": "file_storage", "uri": "file://tenant/acme-secret-file"});
+    server.call_as("globex", "resource_register", ours).await;
+    let listed = server
+        .call_as(
+            "globex",
+            "resource_read",
+            json!({"resource_id": "acme-resource"}),
+        )
+        .await;
+    assert_eq!(listed["entries"], json!([]));
+    let outside =
+        json!({"resource_id": "x", "type": "file_storage", "uri": "file://tenant/../acme"});
+    let refused = server
+        .try_call_as("globex", "resource_register", outside)
+        .await;
+    assert_eq!(refused.unwrap_err().code(), "invalid_input");
+}
+
+#[tokio::test]
 async fn no_answer_shows_anything_of_another_tenant() {
     let server = with_acmes_data().await;
     for op in server.app.catalog.ops() {
@@ -224,6 +279,11 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
         ("baton://tasks/acme-task-1/report", "acme-task-1"),
         ("baton://memory/acme-agent", "acme-agent"),
         (memory.as_str(), "acme-agent"),
+        ("baton://resources/acme-resource", "acme-resource"),
+        (
+            "baton://resources/acme-resource/acme-secret-file.md",
+            "acme-resource",
+        ),
     ] {
         assert!(catalog.read(&acme, uri).await.is_ok(), "{uri}");
         let foreign = catalog.read(&globex, uri).await.unwrap_err();
@@ -240,10 +300,10 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
             .iter()
             .filter(|(_, item)| item.uri.contains("acme"))
             .count(),
-        5
+        6
     );
     for kind in catalog.resources() {
-        let variables = ["task_id", "name", "agent_id", "memory_id"].into_iter();
+        let variables = ["task_id", "name", "agent_id", "memory_id", "resource_id"].into_iter();
         let variables = variables.filter(|name| kind.template.contains(&format!("{{{name}}}")));
         for variable in variables {
             for prefix in ["", "acme", "acme-task", "mem_"] {

@@ -50,6 +50,8 @@ mod memory_speed;
 mod outbound;
 mod places;
 mod questions;
+mod resources;
+mod resources_access;
 mod secrets;
 mod secrets_kept;
 mod steering;

@@ -26,6 +26,9 @@ async fn everywhere(story: impl AsyncFn(&HttpServer, Way, &mut Client<'_>)) {
         server.use_tool("/mcp", "task_dispatch", task).await;
         let memory = json!({"agent_id": "ada", "content": "The wall is red."});
         server.use_tool("/mcp", "memory_write", memory).await;
+        let folder =
+            json!({"resource_id": "docs", "type": "file_storage", "uri": "file://tenant/docs"});
+        server.use_tool("/mcp", "resource_register", folder).await;
         let mut client = Client::open(&server, way).await;
         story(&server, way, &mut client).await;
     }
@@ -77,7 +80,9 @@ async fn every_variable_and_every_argument_is_completed() {
             let template = kind["uriTemplate"].as_str().unwrap();
             let reference = json!({"type": "ref/resource", "uri": template});
             let variables = template.split('{').skip(1);
-            for variable in variables.map(|rest| rest.split('}').next().unwrap()) {
+            let variables = variables.map(|rest| rest.split('}').next().unwrap());
+            // What is left of a URI lies on a disk, for which completion does not wait.
+            for variable in variables.filter(|variable| !variable.starts_with('+')) {
                 asked.push((reference.clone(), variable.to_owned()));
             }
         }
@@ -89,7 +94,7 @@ async fn every_variable_and_every_argument_is_completed() {
                 asked.push((reference.clone(), name.to_owned()));
             }
         }
-        assert_eq!(asked.len(), 11, "{asked:?}");
+        assert_eq!(asked.len(), 13, "{asked:?}");
         for (reference, name) in asked {
             let found = completing(reference.clone(), &name, "");
             let found = client.ask("completion/complete", found).await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{modern, tool};
 
-const TOOLS: [&str; 19] = [
+const TOOLS: [&str; 25] = [
     "task_dispatch",
     "task_run",
     "task_get",
@@ -26,6 +26,12 @@ const TOOLS: [&str; 19] = [
     "memory_list",
     "memory_forget",
     "memory_audit",
+    "resource_register",
+    "resource_list",
+    "resource_get",
+    "resource_delete",
+    "resource_read",
+    "resource_write",
 ];
 
 /// Asserts a JSON-RPC error and returns its message.
@@ -100,8 +106,8 @@ async fn the_tools_come_in_order_with_annotations_and_without_nulls() {
         assert_eq!(tool["inputSchema"]["type"], "object", "{tool}");
         assert_eq!(tool["outputSchema"]["type"], "object", "{tool}");
         let (noun, verb) = tool["name"].as_str().unwrap().split_once('_').unwrap();
-        let reads = ["get", "list", "wait", "search"].contains(&verb);
-        assert!(["task", "memory"].contains(&noun), "{tool}");
+        let reads = ["get", "list", "wait", "search", "read"].contains(&verb);
+        assert!(["task", "memory", "resource"].contains(&noun), "{tool}");
         assert_eq!(tool["annotations"]["readOnlyHint"], reads, "{tool}");
     }
 }

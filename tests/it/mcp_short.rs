@@ -378,9 +378,14 @@ impl Pipes {
 
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.say(line);
-        let mut answer = String::new();
-        self.output.read_line(&mut answer).unwrap();
-        answer
+        loop {
+            let mut answer = String::new();
+            self.output.read_line(&mut answer).unwrap();
+            // What lists are said to have changed comes when it comes.
+            if !answer.contains("/list_changed\"") {
+                return answer;
+            }
+        }
     }
 }
 

@@ -61,11 +61,16 @@ impl Server {
     /// On an empty folder, where tenants' calls may lead as far as `reach` goes.
     pub fn within(reach: Reach) -> Self {
         let home = Arc::new(Home::new());
-        let clock = Clock::manual(START);
         let config = Config {
             reach,
             ..config(&home)
         };
+        Self::with(home, config)
+    }
+
+    /// On an empty place, with these settings.
+    pub fn with(home: Arc<Home>, config: Config) -> Self {
+        let clock = Clock::manual(START);
         let app = App::open(config, clock.clone(), Random::seeded(7)).expect("opens");
         Self { app, clock, home }
     }

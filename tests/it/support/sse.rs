@@ -54,11 +54,14 @@ impl<'a> Client<'a> {
         assert_eq!(answer.status, 202, "{}", answer.text);
     }
 
-    /// What `method` is answered on the stream.
+    /// What `method` is answered on the stream, past what lists are said to have changed.
     pub(crate) async fn ask(&mut self, method: &str, params: Value) -> Value {
         self.accepted(&json!({"jsonrpc": "2.0", "id": "a", "method": method, "params": params}))
             .await;
-        let answer = self.events.data().await;
+        let mut answer = self.events.data().await;
+        while answer["method"] == "notifications/resources/list_changed" {
+            answer = self.events.data().await;
+        }
         assert_eq!(answer["id"], "a", "{answer}");
         answer
     }

@@ -1,0 +1,165 @@
+//! What callers may do with resources, and how they are read over MCP: declarations.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::access::{Right, Who};
+use super::reading::{self, Read, Turns};
+use super::register::{self, uri_of};
+use super::store;
+use crate::ctx::{Ctx, Scope};
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Reading, Resource};
+use crate::page::Position;
+use crate::store::Tx;
+
+/// What callers may do.
+pub fn operations() -> Vec<Op> {
+    use Permission::{Consult, Register, Supply};
+    let turns = Arc::new(Turns::default());
+    vec![
+        Op::waiting("resource_register", Register, register::register)
+            .about("Register a resource", "Give the tenant a folder to read and write. Registering the same id again changes it.")
+            .at_once()
+            .idempotent()
+            .destructive()
+            .at("POST", "/api/v1/resources")
+            .at("POST", "/resources/register")
+            .sample(|| json!({"resource_id": "docs", "type": "file_storage", "uri": "file://tenant/docs",
+                "access_permissions": ["read", "executor:write"], "metadata": {"title": "Notes"}})),
+        Op::read("resource_list", Consult, register::list)
+            .about("List resources", "List what you may read, write or query: folders, databases and services of the tenant.")
+            .at("GET", "/api/v1/resources")
+            .at("GET", "/resources")
+            .sample(|| json!({"limit": 10})),
+        Op::read("resource_get", Consult, register::get)
+            .about("Get a resource", "Read one registration: what it is, where, and who may do what with it.")
+            .at("GET", "/api/v1/resources/{resource_id}")
+            .at("GET", "/resources/{resource_id}")
+            .sample(|| json!({"resource_id": "docs"})),
+        Op::write("resource_delete", Register, register::delete)
+            .about("Delete a resource", "Remove a registration. What it led to stays as it is.")
+            .destructive()
+            .at("DELETE", "/api/v1/resources/{resource_id}")
+            .at("DELETE", "/resources/{resource_id}")
+            .sample(|| json!({"resource_id": "docs"})),
+        Op::waiting("resource_read", Consult, reading::read)
+            .about("Read a resource", "Read a file, or list a folder. A long file comes in parts: go on at next_offset.")
+            .read_only()
+            .at_once()
+            .at("GET", "/api/v1/resources/{resource_id}/content")
+            .sample(|| json!({"resource_id": "docs", "path": "intro.md"})),
+        Op::waiting("resource_write", Supply, move |ctx, input| reading::write(ctx, input, turns.clone()))
+            .about("Write to a resource", "Write a file whole, as text or as blob (base64), or remove it.")
+            .destructive()
+            .idempotent()
+            .at_once()
+            .at("POST", "/api/v1/resources/{resource_id}/content")
+            .sample(|| json!({"resource_id": "docs", "path": "intro.md", "text": "Hello"})),
+    ]
+}
+
+/// What can be read of resources.
+pub fn resources() -> Vec<Resource> {
+    vec![
+        Resource {
+            template: "baton://resources/{resource_id}",
+            name: "resource",
+            title: "Resource",
+            description: "A resource of the tenant: what is in a folder",
+            mime_type: "application/json",
+            permission: Some(Permission::Consult),
+            read: Reader::Live(Box::new(content)),
+            list: Some(items),
+            complete,
+            changed_by: |event| is_ours(event).then(|| uri_of(&event.subject, "")),
+        },
+        Resource {
+            template: "baton://resources/{resource_id}/{+path}",
+            name: "resource-content",
+            title: "Content of a resource",
+            description: "A file or folder of a resource",
+            mime_type: "application/octet-stream",
+            permission: Some(Permission::Consult),
+            read: Reader::Live(Box::new(content)),
+            list: None,
+            complete,
+            changed_by: |event| {
+                let path = event.data["path"].as_str();
+                let path = path.filter(|path| is_ours(event) && !path.is_empty())?;
+                Some(uri_of(&event.subject, path))
+            },
+        },
+    ]
+}
+
+fn is_ours(event: &Event) -> bool {
+    event.kind.starts_with("dev.baton.resource.")
+}
+
+fn content(ctx: Ctx, params: Params) -> Reading {
+    Box::pin(async move {
+        let unknown = || Error::not_found("unknown_resource", "there is no such resource");
+        let part = |name: &str| {
+            let text = params.get(name).map_or("", String::as_str);
+            super::places::decoded(text).ok_or_else(unknown)
+        };
+        let id = part("resource_id")?.parse().map_err(|_| unknown())?;
+        let found = reading::read(ctx, Read::all(id, part("path")?)).await?;
+        let (text, blob) = (found.text.clone(), found.blob.clone());
+        let (mime_type, body) = match (found.mime_type, text, blob) {
+            (Some(mime_type), Some(text), _) if found.next_offset.is_none() => {
+                // What the name does not tell, the content does.
+                let is_told = mime_type != "application/octet-stream";
+                (
+                    if is_told { mime_type } else { "text/plain" },
+                    Body::Text(text),
+                )
+            }
+            (Some(mime_type), _, Some(blob)) if found.next_offset.is_none() => {
+                (mime_type, Body::Blob(blob))
+            }
+            // A folder; or a part of a file, which says where it goes on.
+            _ => {
+                let text = serde_json::to_string(&found).map_err(Error::internal)?;
+                ("application/json", Body::Text(text))
+            }
+        };
+        Ok(Content { mime_type, body })
+    })
+}
+
+fn items(scope: &Scope, tx: &mut Tx<'_>, position: Option<&Position>, limit: u32) -> Result<Items> {
+    let after = position.map_or("", |position| position.id.as_str());
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let who = Who::of(scope, None);
+    let (found, next) = register::page(scope, tx, &who, (after, limit))?;
+    let items = found.into_iter().map(|entry| Item {
+        uri: uri_of(entry.id.as_str(), ""),
+        title: entry.id.to_string(),
+    });
+    Ok((items.collect(), next))
+}
+
+fn complete(
+    scope: &Scope,
+    tx: &mut Tx<'_>,
+    variable: &str,
+    prefix: &str,
+    limit: u32,
+) -> Result<Vec<String>> {
+    if variable != "resource_id" {
+        return Ok(Vec::new());
+    }
+    let who = Who::of(scope, None);
+    let found = store::list(tx, "", super::MOST)?.into_iter();
+    let found = found.filter(|entry| {
+        entry.id.as_str().starts_with(prefix) && entry.allows(scope, &who, Right::Read)
+    });
+    let found = found.map(|entry| entry.id.to_string());
+    Ok(found
+        .take(usize::try_from(limit).unwrap_or(usize::MAX))
+        .collect())
+}
