@@ -1,7 +1,7 @@
 //! What tenants may have, besides calls: their configuration as clients send it, the quotas that follow from it, and those
 //! of all tenants as this process knows them. Who sets them and keeps them is `tenants`'; calls are `quota`'s and `throttle`'s.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -310,6 +310,22 @@ pub struct Allowances {
     /// After which change of what is configured these are.
     changes: AtomicI64,
     tenants: RwLock<HashMap<TenantId, Arc<Allowance>>>,
+    /// Whether any tenant is being deleted, and which.
+    is_any_closed: AtomicBool,
+    closed: RwLock<HashSet<TenantId>>,
+}
+
+/// What changed since somebody looked.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The number of the last change.
+    pub changes: i64,
+    /// Tenants that were configured.
+    pub configured: Vec<(TenantId, Allowance)>,
+    /// Tenants whose deletion began or ended.
+    pub deleted: Vec<TenantId>,
+    /// Tenants that are being deleted.
+    pub closed: HashSet<TenantId>,
 }
 
 impl Allowances {
@@ -327,25 +343,39 @@ impl Allowances {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Takes over what was configured up to the change of this number; nothing, where a tenant is gone. What is older than
-    /// what these know is late, and left.
-    pub fn apply(
-        &self,
-        news: impl IntoIterator<Item = (TenantId, Option<Allowance>)>,
-        changes: i64,
-    ) {
+    /// Lets a call of `tenant` in.
+    ///
+    /// # Errors
+    /// `tenant_deleting`.
+    pub fn check_open(&self, tenant: &TenantId) -> Result<()> {
+        if !self.is_any_closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if closed.contains(tenant) {
+            return Err(closing());
+        }
+        Ok(())
+    }
+
+    /// Takes over what changed. What is older than what these know is late, and left.
+    pub fn apply(&self, news: &News) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        if changes < self.changes() {
+        if news.changes < self.changes() {
             return;
         }
-        for (tenant, allowance) in news {
-            match allowance {
-                Some(allowance) => drop(tenants.insert(tenant, Arc::new(allowance))),
-                None => drop(tenants.remove(&tenant)),
-            }
+        for tenant in &news.deleted {
+            tenants.remove(tenant);
         }
-        self.changes.store(changes, Ordering::Relaxed);
+        for (tenant, allowance) in &news.configured {
+            tenants.insert(tenant.clone(), Arc::new(allowance.clone()));
+        }
+        let mut closed = self.closed.write().unwrap_or_else(PoisonError::into_inner);
+        closed.clone_from(&news.closed);
+        self.changes.store(news.changes, Ordering::Relaxed);
         self.is_any.store(!tenants.is_empty(), Ordering::Relaxed);
+        self.is_any_closed
+            .store(!closed.is_empty(), Ordering::Relaxed);
     }
 
     /// The tenants of which this is so.
@@ -356,6 +386,12 @@ impl Allowances {
             .map(|(tenant, allowance)| (tenant.clone(), allowance.clone()))
             .collect()
     }
+}
+
+/// What callers of a tenant are answered that is being deleted.
+pub fn closing() -> Error {
+    let message = "this tenant is being deleted, and everything of it";
+    Error::conflict("tenant_deleting", message)
 }
 
 #[cfg(test)]
@@ -384,19 +420,34 @@ mod tests {
     fn what_is_late_changes_nothing() {
         let allowances = Allowances::default();
         let acme: TenantId = "acme".parse().unwrap();
-        let having = |tools| {
-            let allowance = Allowance {
-                tools,
-                ..Allowance::default()
-            };
-            [(acme.clone(), Some(allowance))]
+        let having = |tools, changes| News {
+            changes,
+            configured: vec![(
+                acme.clone(),
+                Allowance {
+                    tools,
+                    ..Allowance::default()
+                },
+            )],
+            ..News::default()
         };
-        allowances.apply(having(7), 2);
-        allowances.apply(having(5), 1);
+        allowances.apply(&having(7, 2));
+        allowances.apply(&having(5, 1));
         assert_eq!(allowances.of(&acme).tools, 7);
         assert_eq!(allowances.which(|it| it.tools == 7).len(), 1);
         assert_eq!(allowances.changes(), 2);
-        allowances.apply([(acme.clone(), None)], 3);
+        assert!(allowances.check_open(&acme).is_ok());
+        let gone = |closed| News {
+            changes: 3,
+            deleted: vec![acme.clone()],
+            closed,
+            ..News::default()
+        };
+        allowances.apply(&gone(HashSet::from([acme.clone()])));
         assert_eq!(*allowances.of(&acme), Allowance::default());
+        let refused = allowances.check_open(&acme).unwrap_err();
+        assert_eq!(refused.code(), "tenant_deleting");
+        allowances.apply(&gone(HashSet::new()));
+        assert!(allowances.check_open(&acme).is_ok());
     }
 }

@@ -320,6 +320,11 @@ pub const ALL: &[Code] = &[
         "Two places of the call name different tenants; name one, once.",
     ),
     code(
+        "tenant_deleting",
+        Kind::Conflict,
+        "The tenant is being deleted, and everything of it; nothing more is taken for it.",
+    ),
+    code(
         "tenant_required",
         Kind::Invalid,
         "The credential is for several tenants, and the call names none.",
@@ -408,6 +413,11 @@ pub const ALL: &[Code] = &[
         "unknown_task",
         Kind::NotFound,
         "There is no such task in this tenant.",
+    ),
+    code(
+        "unknown_tenant",
+        Kind::NotFound,
+        "There is no such tenant to delete: nothing was ever written for it.",
     ),
 ];
 

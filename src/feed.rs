@@ -37,6 +37,8 @@ pub(crate) struct Batch {
     /// The number of the last of these.
     last: i64,
     changes: Vec<Change>,
+    /// Whether the log began anew with these.
+    is_anew: bool,
 }
 
 /// What an event changed.
@@ -126,7 +128,7 @@ async fn run(feeds: Weak<Feeds>, ctx: Ctx, sender: Sender<Arc<Batch>>, mut posit
         let Some(feeds) = feeds.upgrade() else { return };
         let retry = match page(&feeds.catalog, &ctx, position).await {
             Ok((batch, full)) => {
-                if batch.last > position {
+                if batch.last > position || batch.is_anew {
                     position = batch.last;
                     // Nobody there is found out below.
                     let _ = sender.send(Arc::new(batch));
@@ -156,11 +158,18 @@ async fn run(feeds: Weak<Feeds>, ctx: Ctx, sender: Sender<Arc<Batch>>, mut posit
     }
 }
 
-/// What the events after number `after` changed, and whether there may be more of them.
+/// What the events after number `after` changed, and whether there may be more of them. Where the log has fewer, the tenant was
+/// deleted and another one has its name: then it is read from its beginning.
 async fn page(catalog: &Arc<Catalog>, ctx: &Ctx, after: i64) -> Result<(Batch, bool)> {
     let catalog = catalog.clone();
     ctx.read(move |_, tx| {
-        let events = events::after(tx, after, PAGE)?;
+        let mut after = after;
+        let mut events = events::after(tx, after, PAGE)?;
+        let is_anew = events.is_empty() && events::head(tx)? < after;
+        if is_anew {
+            after = 0;
+            events = events::after(tx, after, PAGE)?;
+        }
         let pairs = events.iter().flat_map(|event| {
             let uris = catalog.changed_by(event).into_iter();
             let uris = uris.chain(handles::changed_by(event)).map(What::Resource);
@@ -186,6 +195,7 @@ async fn page(catalog: &Arc<Catalog>, ctx: &Ctx, after: i64) -> Result<(Batch, b
             after,
             last: events.last().map_or(after, |event| event.sequence),
             changes: changes.collect(),
+            is_anew,
         };
         Ok((batch, events.len() >= PAGE as usize))
     })
@@ -247,6 +257,9 @@ impl Follower {
                     Err(RecvError::Closed) => return Err(Error::internal("the feed has ended")),
                 }
             };
+            if batch.is_anew && batch.last < self.position {
+                self.position = 0;
+            }
             if batch.after > self.position {
                 self.behind = true;
             } else if batch.last > self.position {

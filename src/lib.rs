@@ -36,6 +36,7 @@ mod language;
 pub mod limits;
 pub mod mcp;
 pub mod memory;
+pub mod meter;
 pub mod op;
 pub mod orchestrator;
 pub mod outbound;

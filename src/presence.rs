@@ -7,6 +7,7 @@ use dashmap::DashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Time;
+use crate::id::TenantId;
 use crate::principal::{Principal, Shown};
 
 /// Credentials that are remembered; then all are forgotten and looked at again.
@@ -18,6 +19,8 @@ pub struct Presence {
     known: DashMap<Shown, Known>,
     /// By whose leave something goes on.
     stays: DashMap<Shown, Leave>,
+    /// The tenants of which something goes on, and how much.
+    tenants: DashMap<TenantId, (CancellationToken, usize)>,
 }
 
 struct Known {
@@ -31,34 +34,60 @@ struct Leave {
     count: usize,
 }
 
-/// Something that goes on by somebody's leave, until it is dropped.
+/// Something that goes on by somebody's leave, or for as long as there is a tenant, until it is dropped.
 pub struct Stay {
     presence: Arc<Presence>,
-    shown: Shown,
-    over: CancellationToken,
+    by: Option<(Shown, CancellationToken)>,
+    tenant: Option<(TenantId, CancellationToken)>,
 }
 
 impl Stay {
-    /// Returns when it has to end; where nobody is asked who he is, never.
+    /// Returns when it has to end; where nothing says so, never.
     pub fn over(stay: Option<&Self>) -> impl Future<Output = ()> + Send + use<> {
-        let over = stay.map(|stay| stay.over.clone());
-        async move {
+        let by = stay.and_then(|stay| stay.by.as_ref());
+        let tenant = stay.and_then(|stay| stay.tenant.as_ref());
+        let ends = [
+            by.map(|(_, over)| over.clone()),
+            tenant.map(|(_, over)| over.clone()),
+        ];
+        let ends = ends.map(|over| async move {
             match over {
                 Some(over) => over.cancelled().await,
                 None => std::future::pending().await,
             }
+        });
+        async move {
+            let [by, tenant] = ends;
+            tokio::select! {
+                () = by => {}
+                () = tenant => {}
+            }
         }
+    }
+
+    /// Whether it has to end because its tenant does.
+    pub fn is_without_tenant(&self) -> bool {
+        let tenant = self.tenant.as_ref();
+        tenant.is_some_and(|(_, over)| over.is_cancelled())
     }
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        let stays = &self.presence.stays;
-        let is_last = |_: &Shown, leave: &mut Leave| {
-            leave.count -= 1;
-            leave.count == 0
-        };
-        stays.remove_if_mut(&self.shown, is_last);
+        if let Some((shown, _)) = &self.by {
+            let is_last = |_: &Shown, leave: &mut Leave| {
+                leave.count -= 1;
+                leave.count == 0
+            };
+            self.presence.stays.remove_if_mut(shown, is_last);
+        }
+        if let Some((tenant, _)) = &self.tenant {
+            let is_last = |_: &TenantId, (_, count): &mut (CancellationToken, usize)| {
+                *count -= 1;
+                *count == 0
+            };
+            self.presence.tenants.remove_if_mut(tenant, is_last);
+        }
     }
 }
 
@@ -92,8 +121,38 @@ impl Presence {
         drop(leave);
         Stay {
             presence: self.clone(),
-            shown,
-            over,
+            by: Some((shown, over)),
+            tenant: None,
+        }
+    }
+
+    /// Begins something of `tenant` that goes on by the leave of `principal`, where somebody is asked who he is.
+    pub fn stay_in(
+        self: &Arc<Self>,
+        principal: Option<&Arc<Principal>>,
+        tenant: &TenantId,
+    ) -> Stay {
+        let mut stay = principal.map_or_else(
+            || Stay {
+                presence: self.clone(),
+                by: None,
+                tenant: None,
+            },
+            |principal| self.stay(principal),
+        );
+        let mut place = self.tenants.entry(tenant.clone()).or_default();
+        place.1 += 1;
+        stay.tenant = Some((tenant.clone(), place.0.clone()));
+        stay
+    }
+
+    /// Ends what goes on of `tenant`.
+    pub fn end_tenant(&self, tenant: &TenantId) {
+        let gone = |known: &Known| known.principal.sole_tenant() == Some(tenant);
+        self.known.retain(|_, known| !gone(known));
+        if let Some(mut place) = self.tenants.get_mut(tenant) {
+            // What begins from here on is of another tenant of that name.
+            std::mem::take(&mut place.0).cancel();
         }
     }
 

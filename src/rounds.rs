@@ -332,7 +332,7 @@ async fn ask(ctx: &Ctx, peer: &Peer<RoleServer>, ask: Ask) -> Option<Value> {
     let stay = ctx.stay();
     let answer = tokio::select! {
         answer = sent.await_response() => answer,
-        () = Stay::over(stay.as_ref()) => return None,
+        () = Stay::over(Some(&stay)) => return None,
     };
     let answer = answer.inspect_err(|error| {
         tracing::debug!(%error, "a question was not answered");

@@ -10,7 +10,7 @@ const LAYERS: [&str; 16] = [
     "error codes clock random id page places secret language splice principal trace quota reach config",
     "caller database outbound tls vault",
     "store",
-    "allowance presence throttle",
+    "allowance meter presence throttle",
     "ctx",
     "events op",
     "limits secrets",

@@ -16,7 +16,8 @@ use crate::op::{
 use crate::page::Position;
 use crate::presence::Stay;
 use crate::{
-    access, end_task, executor, limits, memory, orchestrator, resources, secrets, tenants,
+    access, allowance, end_task, executor, limits, memory, orchestrator, resources, secrets,
+    tenants,
 };
 
 pub use published::{Published, schemas};
@@ -172,13 +173,21 @@ impl Catalog {
     pub async fn answer(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Output> {
         let op = self.require(name)?;
         let ctx = aim(ctx, op, &input).await?;
-        let _pass = ctx.admit(op.class(&input))?;
+        let class = op.class(&input);
+        let _pass = if op.aims_at_tenants() {
+            ctx.admit_always(class)?
+        } else {
+            ctx.admit(class)?
+        };
         let known = ctx.principal().map(|_| ctx.without_caller());
-        let stay = if op.waits(&input) { ctx.stay() } else { None };
+        let waits = op.waits(&input);
+        let measure = ctx.system().meter().begin(ctx.tenant(), waits);
+        let stay = waits.then(|| ctx.stay());
         let outcome = match stay {
             None => op.call(ctx, input).await,
             Some(stay) => Box::pin(by_leave(stay, op.call(ctx, input))).await,
         };
+        measure.end(&outcome);
         if let (Some(ctx), Err(error)) = (known, &outcome)
             && error.kind() == Kind::Forbidden
         {
@@ -423,7 +432,11 @@ async fn by_leave<T>(stay: Stay, call: impl Future<Output = Result<T>>) -> Resul
     tokio::select! {
         biased;
         outcome = call => outcome,
-        () = Stay::over(Some(&stay)) => Err(access::no_longer()),
+        () = Stay::over(Some(&stay)) => Err(if stay.is_without_tenant() {
+            allowance::closing()
+        } else {
+            access::no_longer()
+        }),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::clock::{Clock, Time};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::id::{LeaseToken, TenantId};
+use crate::meter::Meter;
 use crate::outbound::Outside;
 use crate::presence::{Presence, Stay};
 use crate::principal::Principal;
@@ -46,6 +47,7 @@ struct Shared {
     limits: Limits,
     throttle: Throttle,
     allowances: Allowances,
+    meter: Meter,
     presence: Arc<Presence>,
     outside: Outside,
     /// The tenant that the process is bound to.
@@ -65,6 +67,7 @@ impl System {
             store,
             throttle: Throttle::new(&config.caps, &clock),
             allowances: Allowances::default(),
+            meter: Meter::new(&clock),
             presence: Arc::default(),
             outside: Outside::new(config.reach.clone(), config.ca_cert.clone()),
             bound: config.tenant.clone(),
@@ -120,6 +123,11 @@ impl System {
     /// What tenants may have, besides calls.
     pub fn allowances(&self) -> &Allowances {
         &self.0.allowances
+    }
+
+    /// The calls that this process answers.
+    pub fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     /// Who was let in lately.
@@ -253,8 +261,17 @@ impl Ctx {
     /// Counts this call against what its caller and its tenant may. It goes on until the pass is dropped.
     ///
     /// # Errors
-    /// `rate_limited` or `too_many_calls`, with when to come back.
+    /// `rate_limited` or `too_many_calls`, with when to come back; `tenant_deleting`.
     pub fn admit(&self, class: Class) -> Result<Pass> {
+        self.system.0.allowances.check_open(&self.tenant)?;
+        self.admit_always(class)
+    }
+
+    /// As [`Ctx::admit`], for a call about a tenant that may be on its way out.
+    ///
+    /// # Errors
+    /// As [`Ctx::admit`].
+    pub fn admit_always(&self, class: Class) -> Result<Pass> {
         let name = self.principal.as_ref().map(|principal| &principal.name);
         self.throttle().admit(&self.tenant, name, class)
     }
@@ -268,10 +285,10 @@ impl Ctx {
         self.throttle().place(limit, &key)
     }
 
-    /// Goes on by leave of its caller; `None` where nobody is asked who he is.
-    pub fn stay(&self) -> Option<Stay> {
-        let principal = self.principal.as_ref()?;
-        Some(self.presence().stay(principal))
+    /// Goes on by leave of its caller, where somebody is asked who he is, and for as long as there is its tenant.
+    pub fn stay(&self) -> Stay {
+        self.presence()
+            .stay_in(self.principal.as_ref(), &self.tenant)
     }
 
     /// How often somebody may call, and how much at a time.

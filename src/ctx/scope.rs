@@ -7,6 +7,7 @@ use super::System;
 use crate::allowance::Allowances;
 use crate::clock::Time;
 use crate::config::Limits;
+use crate::meter::Meter;
 use crate::principal::Principal;
 use crate::random::Random;
 use crate::throttle::Throttle;
@@ -85,6 +86,11 @@ impl Scope {
     /// The master keys, for what is kept secret.
     pub fn vault(&self) -> &Vault {
         self.system.vault()
+    }
+
+    /// The calls that this process answers.
+    pub fn meter(&self) -> &Meter {
+        self.system.meter()
     }
 
     /// The limits of this server.

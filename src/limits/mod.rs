@@ -19,7 +19,7 @@ use crate::quota::{Limit, MOST, Whom};
 use crate::store::Tx;
 use crate::throttle::Key;
 use store::Kept;
-pub use store::live_handles;
+pub use store::{live_handles, note_change};
 
 /// What administrators may do with limits.
 pub fn operations() -> Vec<Op> {
@@ -225,6 +225,16 @@ fn in_use(scope: &Scope, tx: &mut Tx<'_>, limit: Limit) -> Result<Option<u32>> {
             is_operator.then(|| throttle.busiest(limit)).flatten()
         }
     })
+}
+
+/// The limits per tenant, as they hold for the transaction's.
+///
+/// # Errors
+/// A failure of the database.
+pub fn views_of_tenant(scope: &Scope, tx: &mut Tx<'_>) -> Result<Vec<View>> {
+    let known = Known::read(tx)?;
+    let views = Own::all().map(|limit| known.view(scope, tx, limit));
+    views.collect()
 }
 
 fn get(scope: &Scope, tx: &mut Tx<'_>, input: &Get) -> Result<Views> {

@@ -108,7 +108,10 @@ pub(super) fn delete_for_server(tx: &mut Tx<'_>, limit: Limit) -> Result<()> {
 }
 
 /// Lets every process see that something was set.
-pub(super) fn note_change(tx: &mut Tx<'_>) -> Result<()> {
+///
+/// # Errors
+/// A failure of the database.
+pub fn note_change(tx: &mut Tx<'_>) -> Result<()> {
     tx.execute(
         "INSERT INTO limit_changes (id, count) VALUES (1, 1)
          ON CONFLICT (id) DO UPDATE SET count = limit_changes.count + 1",

@@ -101,7 +101,7 @@ pub(super) async fn pump(
 
 /// What whoever listens takes: places under the limits, and the leave of his credential.
 pub(crate) struct Leave {
-    stay: Option<Stay>,
+    stay: Stay,
     _places: (Pass, Place),
 }
 
@@ -120,7 +120,7 @@ impl Leave {
 
     /// Returns when he may listen no longer.
     pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
-        Stay::over(self.stay.as_ref())
+        Stay::over(Some(&self.stay))
     }
 }
 

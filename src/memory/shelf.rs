@@ -114,6 +114,11 @@ impl Place {
                 Ok((head, store::news(tx, known, PAGE)?))
             });
             let (head, news) = read.await?;
+            if head < known {
+                // The tenant was deleted, and another one has its name.
+                self.write().sequence = None;
+                continue;
+            }
             let is_all = u32::try_from(news.len()).is_ok_and(|count| count < PAGE);
             let last = news.last().map_or(head, |news| news.sequence);
             if head > known {

@@ -19,6 +19,11 @@ impl Op {
         self
     }
 
+    /// Whether it is about tenants, also such as are on their way out.
+    pub fn aims_at_tenants(&self) -> bool {
+        self.aims_by.is_some()
+    }
+
     /// The call for the tenant that its input names, if it names one. Who may not make it at all is refused for that.
     ///
     /// # Errors

@@ -96,9 +96,13 @@ pub fn chain(before: &[u8], sequence: i64, entry: &Entry) -> Vec<u8> {
     hash.finalize().to_vec()
 }
 
-/// The events of a group, in order, and whom to wake besides.
+/// The events of a group, in order, whom to wake besides, and whose logs ended before these events.
 #[derive(Default)]
-pub(super) struct Log(Vec<(TenantId, Entry, Sequence)>, Vec<TenantId>);
+pub(super) struct Log(
+    Vec<(TenantId, Entry, Sequence)>,
+    Vec<TenantId>,
+    Vec<TenantId>,
+);
 
 impl Log {
     pub(super) fn append(&mut self, tenant: &TenantId, entry: Entry) -> Sequence {
@@ -110,6 +114,11 @@ impl Log {
     /// Has those woken who wait for something of `tenant`, though no event tells of it.
     pub(super) fn wake(&mut self, tenant: &TenantId) {
         self.1.push(tenant.clone());
+    }
+
+    /// Has the log of `tenant` begin anew with what is appended from here on.
+    pub(super) fn end(&mut self, tenant: &TenantId) {
+        self.2.push(tenant.clone());
     }
 
     pub(super) fn find(
@@ -158,6 +167,9 @@ impl Log {
 
     /// Numbers and chains the events behind the tenants' `heads`, moves those, and returns what to write.
     pub(super) fn number(&mut self, heads: &mut BTreeMap<TenantId, Head>) -> Vec<Numbered> {
+        for tenant in &self.2 {
+            heads.remove(tenant);
+        }
         let number = |(tenant, entry, sequence): (TenantId, Entry, Sequence)| {
             let head = heads.entry(tenant.clone()).or_default();
             head.sequence += 1;

@@ -18,7 +18,7 @@ mod transfer;
 mod tx;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 pub use crate::database::{FromValue, Postgres, PostgresError, Row, Value};
 pub use hub::{Hub, Wake};
 pub use log::{Entry, Sequence, chain};
-pub use transfer::{Tell, transfer};
+pub use transfer::{Erasure, Tell, transfer};
 pub use tx::{SystemTx, Tx};
 
 use crate::clock::{Clock, Time};
@@ -73,6 +73,7 @@ struct Shared {
     place: Place,
     hub: Hub,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    erasures: OnceLock<Vec<Erasure>>,
 }
 
 enum Engine {
@@ -105,6 +106,7 @@ impl Store {
             place: place.clone(),
             hub,
             threads: Mutex::new(threads),
+            erasures: OnceLock::new(),
         })))
     }
 
@@ -221,6 +223,18 @@ impl Store {
             sqlite.check()?;
         }
         self.survey(glance).await
+    }
+
+    /// What removes all that there is of a tenant, but the head of its log.
+    ///
+    /// # Errors
+    /// `Internal` when the schema can't be read.
+    pub fn erasures(&self) -> Result<&[Erasure]> {
+        if let Some(known) = self.0.erasures.get() {
+            return Ok(known);
+        }
+        let found = transfer::erasures()?;
+        Ok(self.0.erasures.get_or_init(|| found))
     }
 
     /// Tells those who wait for a commit.

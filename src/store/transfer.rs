@@ -127,6 +127,35 @@ fn tables() -> Result<Vec<Table>> {
     Ok(tables.into_iter().map(sorted).collect())
 }
 
+/// What removes rows of a tenant from one table, some at a time.
+pub struct Erasure {
+    /// The table.
+    pub table: String,
+    /// Takes the tenant's name and how many rows at most.
+    pub sql: &'static str,
+    /// Whether the rows are other tenants' and speak of this one.
+    pub is_across: bool,
+}
+
+/// What removes all that there is of a tenant, as the schema says what that is: every row that bears its name. The heads of
+/// logs are left, which [`super::Tx::end_log`] removes, and the log comes last.
+pub(super) fn erasures() -> Result<Vec<Erasure>> {
+    let mut erasures = Vec::new();
+    for table in tables()? {
+        let bears = |column: &&String| *column == "tenant_id" || column.ends_with("_tenant");
+        let columns = table.columns.iter().filter(bears);
+        for column in columns.filter(|_| table.name != "tenants") {
+            erasures.push(Erasure {
+                sql: table.erase(column),
+                is_across: column != "tenant_id",
+                table: table.name.clone(),
+            });
+        }
+    }
+    erasures.sort_by_key(|erasure| erasure.table == "events");
+    Ok(erasures)
+}
+
 /// Statements are kept by their text, and a move makes a handful: they live as long as the process.
 fn lasting(sql: String) -> &'static str {
     Box::leak(sql.into_boxed_str())
@@ -171,6 +200,13 @@ impl Table {
         lasting(format!(
             "INSERT INTO {} ({columns}) VALUES ({marks})",
             self.name
+        ))
+    }
+
+    fn erase(&self, column: &str) -> &'static str {
+        let (name, key) = (&self.name, self.key.join(", "));
+        lasting(format!(
+            "DELETE FROM {name} WHERE {column} = $1 AND ({key}) IN (SELECT {key} FROM {name} WHERE {column} = $1 LIMIT $2)"
         ))
     }
 

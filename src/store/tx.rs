@@ -1,5 +1,7 @@
 //! The face that operations see: statements with `$n` parameters, a tenant, and the event log.
 
+use std::time::Duration;
+
 use super::log::{Entry, Log, Sequence};
 use crate::database::{Db, Row, Value, vals};
 use crate::error::{Error, Result};
@@ -89,6 +91,33 @@ impl<'a> Tx<'a> {
             Some(log) => Ok(log.append(self.tenant, entry)),
             None => Err(Error::internal("an event in a transaction that only reads")),
         }
+    }
+
+    /// Removes the head of the tenant's log: what is appended afterwards begins another one. It comes last in an operation
+    /// that can't fail any more.
+    ///
+    /// # Errors
+    /// `store_busy` when an operation that is committed together with this one has appended to it; as [`Tx::execute`].
+    pub fn end_log(&mut self) -> Result<()> {
+        let Some(log) = &mut self.log else {
+            return Err(Error::internal(
+                "an end of a log in a transaction that only reads",
+            ));
+        };
+        if log.tenants().contains(self.tenant) {
+            let message = "the log is being written";
+            return Err(Error::unavailable(
+                "store_busy",
+                message,
+                Duration::from_secs(1),
+            ));
+        }
+        self.db.execute(
+            "DELETE FROM tenants WHERE tenant_id = $1",
+            &vals![self.tenant],
+        )?;
+        log.end(self.tenant);
+        Ok(())
     }
 
     /// Wakes those who wait for something of the tenant after the commit, on every process, as an event does: for what

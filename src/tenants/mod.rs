@@ -4,13 +4,15 @@
 //! Features ask [`of`] inside a transaction; `ops` declares what callers may do, `configure` and `look` do it.
 
 mod configure;
+mod delete;
 mod look;
 mod ops;
+mod stats;
 mod store;
 
 use std::sync::Arc;
 
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, News};
 use crate::ctx::{Scope, System};
 use crate::error::Result;
 use crate::store::Tx;
@@ -23,7 +25,8 @@ pub fn of(scope: &Scope, tx: &Tx<'_>) -> Arc<Allowance> {
     scope.allowances().of(tx.tenant())
 }
 
-/// Takes over what was configured on whatever process, if anything was. There is never more to do at once.
+/// Takes over what changed on whatever process, if anything did, and goes on with what is to be deleted. Says how many rows of
+/// that went.
 ///
 /// # Errors
 /// A failure of the database.
@@ -31,17 +34,28 @@ pub async fn tick(system: &System) -> Result<usize> {
     if system.survey(store::changes).await? != system.allowances().changes() {
         take_over(system).await?;
     }
-    Ok(0)
+    delete::round(system).await
 }
 
 async fn take_over(system: &System) -> Result<()> {
     let known = system.allowances().changes();
     let news = move |tx: &mut crate::store::SystemTx<'_>| {
-        Ok((store::changes(tx)?, store::changed_since(tx, known)?))
+        let configured = store::changed_since(tx, known)?.into_iter();
+        Ok(News {
+            changes: store::changes(tx)?,
+            configured: configured
+                .map(|(tenant, configuration)| (tenant, Allowance::of(&configuration)))
+                .collect(),
+            deleted: store::deleted_since(tx, known)?,
+            closed: store::closed(tx)?,
+        })
     };
-    let (changes, news) = system.survey(news).await?;
-    let news = news.into_iter();
-    let news = news.map(|(tenant, configuration)| (tenant, Some(Allowance::of(&configuration))));
-    system.allowances().apply(news, changes);
+    let news = system.survey(news).await?;
+    system.allowances().apply(&news);
+    // What goes on of them ends; what is known of them here is no longer so.
+    for tenant in &news.deleted {
+        system.presence().end_tenant(tenant);
+        system.meter().forget(tenant);
+    }
     Ok(())
 }

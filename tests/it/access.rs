@@ -42,7 +42,7 @@ const WRITER: [&str; 4] = [
     "memory_audit",
     "resource_write",
 ];
-const ADMIN: [&str; 9] = [
+const ADMIN: [&str; 11] = [
     "key_create",
     "key_list",
     "key_rotate",
@@ -52,9 +52,11 @@ const ADMIN: [&str; 9] = [
     "secret_set",
     "secret_list",
     "secret_delete",
+    "tenant_list",
+    "tenant_stats",
 ];
 /// What takes a credential for all tenants.
-const OPERATOR: [&str; 2] = ["limits_set", "tenant_configure"];
+const OPERATOR: [&str; 3] = ["limits_set", "tenant_configure", "tenant_delete"];
 
 fn may(role: &str, op: &str) -> bool {
     READER.contains(&op)

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 
 /// What only acme knows. Each stands somewhere in acme's data.
-const MARKS: [&str; 15] = [
+const MARKS: [&str; 16] = [
     "acme-task-1",
     "acme-secret-description",
     "acme-secret-data",
@@ -22,6 +22,7 @@ const MARKS: [&str; 15] = [
     "acme-resource",
     "acme-secret-file",
     "acme-secret-text",
+    "acme-secret-provider",
 ];
 
 /// A server on which acme has a task in every state, full of marks.
@@ -77,6 +78,8 @@ async fn with_acmes_data() -> Server {
     server.call_as("acme", "resource_register", folder).await;
     let file = json!({"resource_id": "acme-resource", "path": "acme-secret-file.md", "text": "acme-secret-text"});
     server.call_as("acme", "resource_write", file).await;
+    let configuration = json!({"tenant_id": "acme", "ai_providers": ["acme-secret-provider"]});
+    server.call("tenant_configure", configuration).await;
     server
 }
 
@@ -235,6 +238,10 @@ async fn no_answer_shows_anything_of_another_tenant() {
         let mut inputs = vec![(op.sample)(), about(op, "globex-task")];
         if op.name == "task_claim" {
             inputs.push(json!({"agent_id": "acme-agent", "capabilities": ["acme-capability"], "max_tasks": 5}));
+        }
+        if op.name.starts_with("tenant_") {
+            inputs.push(json!({"tenant_id": "globex", "confirm": false}));
+            inputs.push(json!({}));
         }
         if op.name == "memory_search" {
             inputs.push(json!({"query": "acme secret memory"}));

@@ -58,6 +58,8 @@ mod steering;
 mod store;
 mod tasks;
 mod tenants;
+mod tenants_delete;
+mod tenants_fields;
 mod tls;
 mod tls_program;
 mod traces;
