@@ -1,6 +1,7 @@
 //! For which tenant a call is: what connection, credential, address, `_meta` and input say about it must agree.
 
 use super::{Ctx, System};
+use crate::config::Folders;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::principal::Principal;
@@ -9,6 +10,11 @@ impl System {
     /// The tenant that the process is bound to.
     pub fn bound(&self) -> Option<&TenantId> {
         self.0.bound.as_ref()
+    }
+
+    /// Where files of tenants may lie.
+    pub fn folders(&self) -> &Folders {
+        &self.0.limits.folders
     }
 }
 

@@ -146,6 +146,7 @@ pub(super) async fn round(system: &System) -> Result<usize> {
             system.command(forget).await?;
             continue;
         }
+        remove_files(system, &deletion.tenant).await?;
         for _ in 0..BATCHES {
             let rows = erase(system, &deletion).await?;
             all += rows;
@@ -155,6 +156,17 @@ pub(super) async fn round(system: &System) -> Result<usize> {
         }
     }
     Ok(usize::try_from(all).unwrap_or(usize::MAX))
+}
+
+/// Removes the folder of a tenant's own files, if this process has one.
+async fn remove_files(system: &System, tenant: &TenantId) -> Result<()> {
+    let folder = system.folders().own.join(tenant.as_str());
+    let remove = move || match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::internal(error)),
+        _ => Ok(()),
+    };
+    let removed = tokio::task::spawn_blocking(remove).await;
+    removed.map_err(Error::internal)?
 }
 
 /// Removes some rows, or, if there are none, the tenant. Whoever else does so at the same time does no harm.

@@ -1,6 +1,7 @@
 //! `tenant_stats`: what a tenant has, how much that is of what it may have, and how its calls go.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -57,7 +58,7 @@ pub(super) fn stats(scope: &Scope, tx: &mut Tx<'_>, _: &Which) -> Result<Stats> 
     let (sessions, keys) = store::comings(tx)?;
     let allowance = super::of(scope, tx);
     let quotas = Quota::ALL.into_iter();
-    let quotas = quotas.map(|quota| Ok(allowance.of_use(quota, used_of(tx, quota)?)));
+    let quotas = quotas.map(|quota| Ok(allowance.of_use(quota, used_of(scope, tx, quota)?)));
     let quotas = quotas.collect::<Result<Vec<Use>>>()?;
     Ok(Stats {
         tenant_id: tx.tenant().clone(),
@@ -76,11 +77,26 @@ pub(super) fn stats(scope: &Scope, tx: &mut Tx<'_>, _: &Which) -> Result<Stats> 
     })
 }
 
-/// How much of a quota the tenant uses.
-fn used_of(tx: &mut Tx<'_>, quota: Quota) -> Result<u64> {
+/// How much of a quota the tenant uses. Tools are counted where there are any.
+fn used_of(scope: &Scope, tx: &mut Tx<'_>, quota: Quota) -> Result<u64> {
     match quota {
         Quota::MaxMemoryEntries => store::memory_entries(tx),
         Quota::MaxRunningTasks => store::running_tasks(tx),
-        Quota::MaxTools | Quota::MaxDynamicTools | Quota::MaxStorageBytes => Ok(0),
+        Quota::MaxStorageBytes => {
+            let own = &scope.limits().folders.own;
+            Ok(bytes_below(&own.join(tx.tenant().as_str())))
+        }
+        Quota::MaxTools | Quota::MaxDynamicTools => Ok(0),
     }
+}
+
+/// Bytes of the files below a folder; links lead nowhere.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_below(&entry.path()),
+        Ok(about) if about.is_file() => about.len(),
+        _ => 0,
+    });
+    bytes.sum()
 }

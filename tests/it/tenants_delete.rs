@@ -128,7 +128,15 @@ async fn whatever_bears_a_tenants_name_goes_and_nothing_else() {
         let memory = json!({"agent_id": "ada", "content": "Backups run at four."});
         server.call_as(tenant, "memory_write", memory).await;
         fill(&server, tenant).await;
+        let own = server.app.system.folders().own.join(tenant);
+        std::fs::create_dir_all(own.join("deep")).unwrap();
+        std::fs::write(own.join("deep/file"), "seven b").unwrap();
     }
+    let files = |tenant: &str| server.app.system.folders().own.join(tenant).exists();
+    let stats = json!({"tenant_id": "acme"});
+    let stats = server.call("tenant_stats", stats).await;
+    assert_eq!(stats["quotas"][4]["limit"], "max_storage_bytes");
+    assert_eq!(stats["quotas"][4]["used"], 7);
     // A session that another tenant's address began, and that serves this one.
     execute(
         &server,
@@ -164,6 +172,7 @@ async fn whatever_bears_a_tenants_name_goes_and_nothing_else() {
     );
     server.clock.advance(Duration::from_secs(3));
     settle(&server).await;
+    assert!(!files("acme") && files("globex"));
     let mut left = rows(&server, "acme").await;
     left.retain(|(_, count)| *count > 0);
     // Whose yes was acted on is remembered for as long as the yes is good, and then this goes too.
