@@ -88,12 +88,13 @@ impl Default for Catalog {
 impl Catalog {
     /// Gathers what the features declare.
     pub fn new() -> Self {
+        let (resource_ops, resource_kinds) = resources::parts();
         let ops: Vec<Op> = [
             orchestrator::operations(),
             executor::operations(),
             end_task::operations(),
             memory::operations(),
-            resources::operations(),
+            resource_ops,
             access::keys::operations(),
             limits::operations(),
             tenants::operations(),
@@ -106,7 +107,7 @@ impl Catalog {
             published::resources(),
             orchestrator::resources(),
             memory::resources(),
-            resources::resources(),
+            resource_kinds,
         ]
         .into_iter()
         .flatten()

@@ -1,9 +1,10 @@
 //! What tenants register to be read, written and queried: folders, databases, services. A registration says who may do what.
 //!
 //! `access` decides that and is pure; `register` keeps registrations; `ops` declares what callers may do and what can be read
-//! over MCP; `reading` leads a call to what the resource is: `files` and where those may lie, `places`.
+//! over MCP; `reading` leads a call to what the resource is: `files` and where those may lie, `places`; or an `endpoint`.
 
 mod access;
+mod endpoint;
 mod files;
 mod ops;
 mod places;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value};
 
 pub use access::Right;
 use access::{Rule, Who};
-pub use ops::{operations, resources};
+pub use ops::parts;
 pub use register::{DELETED, REGISTERED};
 
 use crate::clock::Time;
@@ -35,18 +36,22 @@ const MOST: usize = 1_000;
 pub enum Kind {
     // A folder of files.
     FileStorage,
+    // A service over HTTP.
+    ApiEndpoint,
 }
 
 impl Kind {
     const fn name(self) -> &'static str {
         match self {
             Self::FileStorage => "file_storage",
+            Self::ApiEndpoint => "api_endpoint",
         }
     }
 
     fn from_name(name: &str) -> Result<Self> {
         match name {
             "file_storage" => Ok(Self::FileStorage),
+            "api_endpoint" => Ok(Self::ApiEndpoint),
             other => Err(Error::internal(format!("no kind of resource: {other}"))),
         }
     }

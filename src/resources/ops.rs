@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::access::{Right, Who};
+use super::endpoint::Kept;
 use super::reading::{self, Read, Turns};
 use super::register::{self, uri_of};
 use super::store;
@@ -15,13 +16,18 @@ use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Read
 use crate::page::Position;
 use crate::store::Tx;
 
-/// What callers may do.
-pub fn operations() -> Vec<Op> {
+/// What callers may do with resources, and what can be read of them.
+pub fn parts() -> (Vec<Op>, Vec<Resource>) {
+    let kept = Arc::new(Kept::default());
+    (operations(kept.clone()), resources(&kept))
+}
+
+fn operations(kept: Arc<Kept>) -> Vec<Op> {
     use Permission::{Consult, Register, Supply};
     let turns = Arc::new(Turns::default());
     vec![
         Op::waiting("resource_register", Register, register::register)
-            .about("Register a resource", "Give the tenant a folder to read and write. Registering the same id again changes it.")
+            .about("Register a resource", "Give the tenant a folder or a service over HTTP to read and write. Registering the same id again changes it.")
             .at_once()
             .idempotent()
             .destructive()
@@ -45,14 +51,14 @@ pub fn operations() -> Vec<Op> {
             .at("DELETE", "/api/v1/resources/{resource_id}")
             .at("DELETE", "/resources/{resource_id}")
             .sample(|| json!({"resource_id": "docs"})),
-        Op::waiting("resource_read", Consult, reading::read)
-            .about("Read a resource", "Read a file, or list a folder. A long file comes in parts: go on at next_offset.")
+        Op::waiting("resource_read", Consult, move |ctx, input| reading::read(ctx, input, kept.clone()))
+            .about("Read a resource", "Read a file, list a folder, or GET from a service. A long file comes in parts: go on at next_offset.")
             .read_only()
             .at_once()
             .at("GET", "/api/v1/resources/{resource_id}/content")
             .sample(|| json!({"resource_id": "docs", "path": "intro.md"})),
         Op::waiting("resource_write", Supply, move |ctx, input| reading::write(ctx, input, turns.clone()))
-            .about("Write to a resource", "Write a file whole, as text or as blob (base64), or remove it.")
+            .about("Write to a resource", "Write a file whole, as text or as blob (base64), or remove it. A service is sent PUT or DELETE.")
             .destructive()
             .idempotent()
             .at_once()
@@ -61,8 +67,11 @@ pub fn operations() -> Vec<Op> {
     ]
 }
 
-/// What can be read of resources.
-pub fn resources() -> Vec<Resource> {
+fn resources(kept: &Arc<Kept>) -> Vec<Resource> {
+    let content = || {
+        let kept = kept.clone();
+        Box::new(move |ctx, params| content(ctx, params, kept.clone()))
+    };
     vec![
         Resource {
             template: "baton://resources/{resource_id}",
@@ -71,7 +80,7 @@ pub fn resources() -> Vec<Resource> {
             description: "A resource of the tenant: what is in a folder",
             mime_type: "application/json",
             permission: Some(Permission::Consult),
-            read: Reader::Live(Box::new(content)),
+            read: Reader::Live(content()),
             list: Some(items),
             complete,
             changed_by: |event| is_ours(event).then(|| uri_of(&event.subject, "")),
@@ -83,7 +92,7 @@ pub fn resources() -> Vec<Resource> {
             description: "A file or folder of a resource",
             mime_type: "application/octet-stream",
             permission: Some(Permission::Consult),
-            read: Reader::Live(Box::new(content)),
+            read: Reader::Live(content()),
             list: None,
             complete,
             changed_by: |event| {
@@ -99,7 +108,7 @@ fn is_ours(event: &Event) -> bool {
     event.kind.starts_with("dev.baton.resource.")
 }
 
-fn content(ctx: Ctx, params: Params) -> Reading {
+fn content(ctx: Ctx, params: Params, kept: Arc<Kept>) -> Reading {
     Box::pin(async move {
         let unknown = || Error::not_found("unknown_resource", "there is no such resource");
         let part = |name: &str| {
@@ -107,10 +116,11 @@ fn content(ctx: Ctx, params: Params) -> Reading {
             super::places::decoded(text).ok_or_else(unknown)
         };
         let id = part("resource_id")?.parse().map_err(|_| unknown())?;
-        let found = reading::read(ctx, Read::all(id, part("path")?)).await?;
+        let found = reading::read(ctx, Read::all(id, part("path")?), kept).await?;
+        let is_whole = found.next_offset.is_none() && found.has_more.is_none();
         let (text, blob) = (found.text.clone(), found.blob.clone());
         let (mime_type, body) = match (found.mime_type, text, blob) {
-            (Some(mime_type), Some(text), _) if found.next_offset.is_none() => {
+            (Some(mime_type), Some(text), _) if is_whole => {
                 // What the name does not tell, the content does.
                 let is_told = mime_type != "application/octet-stream";
                 (
@@ -118,9 +128,7 @@ fn content(ctx: Ctx, params: Params) -> Reading {
                     Body::Text(text),
                 )
             }
-            (Some(mime_type), _, Some(blob)) if found.next_offset.is_none() => {
-                (mime_type, Body::Blob(blob))
-            }
+            (Some(mime_type), _, Some(blob)) if is_whole => (mime_type, Body::Blob(blob)),
             // A folder; or a part of a file, which says where it goes on.
             _ => {
                 let text = serde_json::to_string(&found).map_err(Error::internal)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::access::Right;
+use super::endpoint::{self, Kept};
 use super::files::{Change, Folder, Found};
 use super::places::{self, Place};
 use super::register::uri_of;
@@ -88,7 +89,7 @@ pub(super) struct Contents {
     /// What a folder has in it, by name
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) entries: Option<Vec<Listed>>,
-    /// Whether a folder has more than is listed
+    /// Whether a folder has more than is listed, or a service more than is read of it
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) has_more: Option<bool>,
 }
@@ -158,6 +159,7 @@ pub(super) struct Turns(DashMap<TenantId, Arc<Mutex<()>>>);
 /// Refuses what can't be a resource.
 pub(super) async fn check(ctx: &Ctx, kind: Kind, uri: &str) -> Result<()> {
     match kind {
+        Kind::ApiEndpoint => endpoint::check(uri),
         Kind::FileStorage => {
             let place = file_place(ctx, uri)?;
             let opened = open(ctx, place).await;
@@ -186,13 +188,33 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.map_err(Error::internal)?
 }
 
-pub(super) async fn read(ctx: Ctx, input: Read) -> Result<Contents> {
+pub(super) async fn read(ctx: Ctx, input: Read, kept: Arc<Kept>) -> Result<Contents> {
     let (id, agent) = (input.resource_id.clone(), input.agent_id.clone());
     let look = ctx.read(move |scope, tx| find(scope, tx, (&id, agent.as_ref()), Right::Read));
     let entry = look.await?;
     match entry.kind {
         Kind::FileStorage => read_file(&ctx, &entry, input).await,
+        Kind::ApiEndpoint => read_endpoint(&ctx, &entry, input, &kept).await,
     }
+}
+
+async fn read_endpoint(ctx: &Ctx, entry: &Entry, input: Read, kept: &Kept) -> Result<Contents> {
+    let (whole, has_more, mime_type) = endpoint::read(ctx, entry, &input.path, kept).await?;
+    let from = usize::try_from(input.offset).unwrap_or(usize::MAX);
+    let from = from.min(whole.len());
+    let to = from.saturating_add(input.length).min(whole.len());
+    let is_cut = to < whole.len();
+    let (text, blob, shown) = as_text(whole[from..to].to_vec(), is_cut || has_more);
+    Ok(Contents {
+        resource_uri: uri_of(entry.id.as_str(), &input.path),
+        mime_type: Some(mime_type),
+        text,
+        blob,
+        bytes: (!has_more).then_some(whole.len() as u64),
+        next_offset: is_cut.then_some(from as u64 + shown),
+        has_more: has_more.then_some(true),
+        ..Contents::default()
+    })
 }
 
 async fn read_file(ctx: &Ctx, entry: &Entry, input: Read) -> Result<Contents> {
@@ -310,6 +332,15 @@ pub(super) async fn write(ctx: Ctx, input: Write, turns: Arc<Turns>) -> Result<W
     let bytes = match (entry.kind, change) {
         (Kind::FileStorage, change) => {
             write_file(&ctx, &entry, (&input.path, change), &turns).await?
+        }
+        (Kind::ApiEndpoint, change) => {
+            let bytes = match &change {
+                Change::Put(bytes) => Some(bytes.len()),
+                Change::Remove => None,
+            };
+            let place = (input.path.as_str(), mime_type(&input.path));
+            endpoint::write(&ctx, &entry, place, change).await?;
+            bytes
         }
     };
     let path = input.path.trim_end_matches('/').to_owned();

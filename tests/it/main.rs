@@ -52,6 +52,7 @@ mod places;
 mod questions;
 mod resources;
 mod resources_access;
+mod resources_service;
 mod secrets;
 mod secrets_kept;
 mod steering;

@@ -13,6 +13,7 @@ use axum::routing::any;
 use baton::error::{Error, Kind};
 use baton::outbound::{Bounds, Request};
 use baton::reach::{Names, Reach};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::Server;
@@ -126,13 +127,29 @@ type Sent<'a> = Pin<Box<dyn Future<Output = Result<String, Error>> + Send + 'a>>
 type Leaves = fn(&Server, String) -> Sent<'_>;
 
 /// Every such path, and what it answers.
-const PATHS: [(&str, Leaves); 1] = [("fetch", |server, url| {
-    Box::pin(async move {
-        let outside = server.app.system.outside();
-        let answer = outside.fetch(Request::get(url), &Bounds::default()).await?;
-        Ok(String::from_utf8_lossy(&answer.body).into_owned())
-    })
-})];
+const PATHS: [(&str, Leaves); 2] = [
+    ("fetch", |server, url| {
+        Box::pin(async move {
+            let outside = server.app.system.outside();
+            let answer = outside.fetch(Request::get(url), &Bounds::default()).await?;
+            Ok(String::from_utf8_lossy(&answer.body).into_owned())
+        })
+    }),
+    ("resource_read", |server, url| {
+        Box::pin(async move {
+            let input = json!({"resource_id": "service", "type": "api_endpoint", "uri": url});
+            let registered = server.try_call("resource_register", input).await;
+            // What can't be a service's URL is not even registered.
+            registered.map_err(|error| match error.code() {
+                "invalid_input" => Error::invalid("address_refused", error.message()),
+                _ => error,
+            })?;
+            let read = json!({"resource_id": "service"});
+            let read = server.try_call("resource_read", read).await?;
+            Ok(read.to_string())
+        })
+    }),
+];
 
 fn addresses(name: &str) -> Vec<IpAddr> {
     let found: &[&str] = match name {
