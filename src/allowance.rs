@@ -82,6 +82,8 @@ pub struct Allowance {
     pub tools: u64,
     /// Tools that were made at run time.
     pub dynamic_tools: u64,
+    /// Whether an admin has to agree before a tool is called.
+    pub tool_approval: bool,
     /// Tasks that executors work on at a time; any number, if not said.
     pub running_tasks: Option<u64>,
     /// Bytes of files.
@@ -97,6 +99,7 @@ impl Default for Allowance {
             memory_retention: None,
             tools: 1_000,
             dynamic_tools: 500,
+            tool_approval: false,
             running_tasks: None,
             storage_bytes: 1 << 30,
             script_time: Duration::from_secs(10),
@@ -124,6 +127,7 @@ impl Allowance {
             memory_retention: memory.memory_retention_days.map(days),
             tools: or(tools.max_tools, usual.tools),
             dynamic_tools: or(tools.max_dynamic_tools, usual.dynamic_tools),
+            tool_approval: tools.require_approval.unwrap_or(usual.tool_approval),
             running_tasks: tasks.max_running_tasks.map(u64::from),
             storage_bytes: storage.max_storage_bytes.unwrap_or(usual.storage_bytes),
             script_time: scripts
@@ -219,6 +223,9 @@ pub struct ToolLimits {
     #[schemars(range(min = 0, max = 100_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_dynamic_tools: Option<u32>,
+    /// Whether a tool made or changed by others waits for an admin to approve it (default false)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_approval: Option<bool>,
 }
 
 /// Tasks of a tenant.

@@ -14,6 +14,7 @@ use crate::ctx::System;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
+use crate::tools::Tools;
 use crate::{handles, limits, memory, sessions, tasks, tenants};
 
 /// How often the reaper looks for what is due.
@@ -47,7 +48,8 @@ impl App {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(config: Config, clock: Clock, random: Random) -> Result<Self> {
-        Self::with_catalog(config, clock, random, Catalog::new())
+        let tools = Tools::load(config.tools.as_deref())?;
+        Self::with_catalog(config, clock, random, Catalog::with(tools))
     }
 
     /// As [`App::open`], with other operations, resources and prompts than the product's.

@@ -365,6 +365,11 @@ pub const ALL: &[Code] = &[
         "As many calls wait as may; come back after `retry_after_seconds`, or ask without waiting.",
     ),
     code(
+        "tool_changed",
+        Kind::Conflict,
+        "The tool is not the one that you have looked at. Look again and decide anew.",
+    ),
+    code(
         "tool_failed",
         Kind::Conflict,
         "The tool ran and failed; the message is what it said.",
@@ -418,6 +423,26 @@ pub const ALL: &[Code] = &[
         "unknown_tenant",
         Kind::NotFound,
         "There is no such tenant to delete: nothing was ever written for it.",
+    ),
+    code(
+        "unknown_tool",
+        Kind::NotFound,
+        "This tenant has no tool with this id or name.",
+    ),
+    code(
+        "unknown_version",
+        Kind::NotFound,
+        "The tool has no such version, or no longer: `tool_history` shows which it has.",
+    ),
+    code(
+        "version_live",
+        Kind::Conflict,
+        "The version is the one that is called. Roll back to another one first.",
+    ),
+    code(
+        "version_not_approved",
+        Kind::Conflict,
+        "No admin has approved this version of the tool: `tool_approve` does.",
     ),
 ];
 

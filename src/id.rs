@@ -169,6 +169,11 @@ id!(
 );
 
 id!(
+    /// A tool that was made at run time: the client's own string, or minted.
+    ToolId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a tool_id is 1-128 of [A-Za-z0-9._:-]", mint "tol_"
+);
+
+id!(
     /// A resource that a tenant registered.
     ResourceId, is_client_id, "^[A-Za-z0-9._:-]{1,128}$", "a resource_id is 1-128 of [A-Za-z0-9._:-]"
 );

@@ -4,10 +4,10 @@
 //! The map, from the ground up (`ARCHITECTURE.md` tells the story):
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`trace`], `places`, [`quota`], [`config`]: foundations;
-//! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown; [`vault`]: the master key, and how it seals;
+//! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown; [`vault`]: the master key, and how it seals; `template`, `apis`: texts with values in them, and what OpenAPI documents describe;
 //! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is; [`secrets`]: what tenants keep secret;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
-//! - [`access`]: who may come in; [`limits`]: what administrators allow them; [`memory`]: what agents remember;
+//! - [`access`]: who may come in; [`limits`]: what administrators allow them; [`memory`]: what agents remember; [`tools`] that tenants make;
 //! - [`sessions`] of legacy clients, for every process to go on with;
 //! - [`catalog`]: the one table of operations; [`handles`] of its long calls, for clients that follow them;
 //! - `feed`: what changes in a tenant, read once for all who listen; `rounds`: what a call says to its client while it runs; `questions`: whose answers come to another process;
@@ -15,6 +15,7 @@
 
 pub mod access;
 pub mod allowance;
+mod apis;
 pub mod app;
 pub mod caller;
 pub mod catalog;
@@ -56,9 +57,11 @@ pub mod sessions;
 mod splice;
 pub mod store;
 pub mod tasks;
+mod template;
 pub mod tenants;
 pub mod throttle;
 pub mod tls;
+pub mod tools;
 pub mod trace;
 pub mod transport;
 pub mod vault;

@@ -30,6 +30,10 @@ pub enum Permission {
     Recall,
     /// Remember, and forget.
     Remember,
+    /// Find and call the tools that a tenant has of its own.
+    Use,
+    /// Make and change them.
+    Build,
     /// See, read and query resources.
     Consult,
     /// Change what is in resources.
@@ -40,7 +44,7 @@ pub enum Permission {
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Read,
         Self::Orchestrate,
         Self::Execute,
@@ -48,6 +52,8 @@ impl Permission {
         Self::Operate,
         Self::Recall,
         Self::Remember,
+        Self::Use,
+        Self::Build,
         Self::Consult,
         Self::Supply,
         Self::Register,
@@ -63,6 +69,8 @@ impl Permission {
             Self::Operate => "server:admin",
             Self::Recall => "memory:read",
             Self::Remember => "memory:write",
+            Self::Use => "tools:call",
+            Self::Build => "tools:write",
             Self::Consult => "resources:read",
             Self::Supply => "resources:write",
             Self::Register => "resources:admin",
@@ -108,16 +116,18 @@ impl Role {
 
     /// What it may do.
     pub const fn may(self, permission: Permission) -> bool {
-        use Permission::{Consult, Execute, Orchestrate, Read, Recall, Register, Remember, Supply};
+        use Permission::{
+            Build, Consult, Execute, Orchestrate, Read, Recall, Register, Remember, Supply, Use,
+        };
         matches!(
             (self, permission),
             (Self::Admin, _)
                 | (_, Read | Recall | Consult)
                 | (
                     Self::Orchestrator,
-                    Orchestrate | Remember | Supply | Register
+                    Orchestrate | Remember | Supply | Register | Use | Build
                 )
-                | (Self::Executor, Execute | Remember | Supply)
+                | (Self::Executor, Execute | Remember | Supply | Use)
         )
     }
 }

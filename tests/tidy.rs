@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up: a module may use the layers below its own. Within a layer, and against the order, only [`ARROWS`].
 const LAYERS: [&str; 16] = [
     "error codes clock random id page places secret language splice principal trace quota reach config",
-    "caller database outbound tls vault",
+    "apis caller database outbound template tls vault",
     "store",
     "allowance meter presence throttle",
     "ctx",
@@ -26,7 +26,7 @@ const LAYERS: [&str; 16] = [
 ];
 
 /// What else may depend on what. When this list grows past a screen, events are not doing their job.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("codes", &["error"]),
     (
         "config",
@@ -42,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("executor", &["access", "tasks"]),
     ("orchestrator", &["tasks"]),
     ("tasks", &["access"]),
+    ("tools", &["orchestrator"]),
 ];
 
 /// Crates and modules that only these files and folders may name.

@@ -60,7 +60,7 @@ pub struct Create {
     /// What its holder is
     #[schemars(length(min = 1, max = 4))]
     pub roles: Vec<Role>,
-    /// Narrow the roles down to these scopes (tasks:read, tasks:orchestrate, tasks:execute, memory:read, memory:write, resources:read, resources:write, resources:admin, tenant:admin) or operations
+    /// Narrow the roles down to these scopes (tasks:read, tasks:orchestrate, tasks:execute, memory:read, memory:write, resources:read, resources:write, resources:admin, tools:call, tools:write, tenant:admin), operations or tools
     #[serde(default)]
     #[schemars(length(max = 50), inner(length(min = 1, max = 64)))]
     pub scopes: Vec<String>,

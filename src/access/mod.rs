@@ -40,7 +40,7 @@ const STRANGERS: usize = 1_000;
 /// Where clients are told how to come in, before the path of the resource (RFC 9728 §3).
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 /// What an ordinary client asks its user for.
-const SCOPES: &str = "tasks:read tasks:orchestrate tasks:execute memory:read memory:write resources:read resources:write";
+const SCOPES: &str = "tasks:read tasks:orchestrate tasks:execute memory:read memory:write resources:read resources:write tools:call tools:write";
 /// Keys that are looked at in one round.
 const LOOKED_AT: usize = 500;
 

@@ -147,8 +147,10 @@ impl Tokens {
 fn role_for(permission: Permission) -> Role {
     match permission {
         Permission::Read | Permission::Recall | Permission::Consult => Role::Observer,
-        Permission::Orchestrate | Permission::Register => Role::Orchestrator,
-        Permission::Execute | Permission::Remember | Permission::Supply => Role::Executor,
+        Permission::Orchestrate | Permission::Register | Permission::Build => Role::Orchestrator,
+        Permission::Execute | Permission::Remember | Permission::Supply | Permission::Use => {
+            Role::Executor
+        }
         Permission::Admin | Permission::Operate => Role::Admin,
     }
 }

@@ -1,6 +1,7 @@
 //! The one table of operations, resources and prompts. MCP, REST, OpenAPI, the command line, the docs and the tests that
 //! loop over everything are projections of it.
 
+mod own;
 mod published;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use crate::op::{
 };
 use crate::page::Position;
 use crate::presence::Stay;
+use crate::tools::{self, Tools};
 use crate::{
     access, allowance, end_task, executor, limits, memory, orchestrator, resources, secrets,
     tenants,
@@ -75,6 +77,8 @@ pub struct Parts {
 /// Everything that can be called, read or asked for.
 pub struct Catalog {
     parts: Parts,
+    /// What tenants made at run time.
+    tools: Tools,
     by_name: HashMap<&'static str, usize>,
     payloads: HashMap<&'static str, jsonschema::Validator>,
 }
@@ -88,12 +92,18 @@ impl Default for Catalog {
 impl Catalog {
     /// Gathers what the features declare.
     pub fn new() -> Self {
+        Self::with(Tools::default())
+    }
+
+    /// As [`Catalog::new`], with these tools beside those that tenants make.
+    pub fn with(tools: Tools) -> Self {
         let (resource_ops, resource_kinds) = resources::parts();
         let ops: Vec<Op> = [
             orchestrator::operations(),
             executor::operations(),
             end_task::operations(),
             memory::operations(),
+            tools::operations(&tools),
             resource_ops,
             access::keys::operations(),
             limits::operations(),
@@ -112,18 +122,19 @@ impl Catalog {
         .into_iter()
         .flatten()
         .collect();
-        Self::of(Parts {
+        tools.reserve(ops.iter().map(|op| op.name));
+        let catalog = Self::of(Parts {
             ops,
             resources,
             prompts: published::prompts(),
-            lists: &[List::Resources],
+            lists: &[List::Tools, List::Resources],
             list_changed_by: |event| {
                 const CHANGES: [&str; 2] = [resources::REGISTERED, resources::DELETED];
-                CHANGES
-                    .contains(&event.kind.as_str())
-                    .then_some(List::Resources)
+                let is_ours = CHANGES.contains(&event.kind.as_str());
+                tools::list_changed_by(event).or(is_ours.then_some(List::Resources))
             },
-        })
+        });
+        Self { tools, ..catalog }
     }
 
     /// A catalogue of these parts.
@@ -131,6 +142,7 @@ impl Catalog {
         let names = parts.ops.iter().enumerate();
         Self {
             by_name: names.map(|(index, op)| (op.name, index)).collect(),
+            tools: Tools::default(),
             payloads: published::validators(),
             parts,
         }

@@ -90,6 +90,8 @@ pub struct Config {
     pub tls: Option<Pair>,
     /// Authorities to trust besides the machine's.
     pub ca_cert: Option<PathBuf>,
+    /// Folder of manifests of tools that every tenant has.
+    pub tools: Option<PathBuf>,
     /// Where calls that tenants ask for may lead.
     pub reach: Reach,
     /// The file of the master key, if it is not the data folder's own.
@@ -302,6 +304,7 @@ impl Settings {
             oidc,
             tls,
             ca_cert,
+            tools: path(self.tools.as_ref(), file.tools.as_ref()),
             reach: Reach::new(either(self.outbound_allow, file.outbound_allow)),
             master_key_file,
             master_key,

@@ -92,6 +92,10 @@ pub struct Settings {
     )]
     pub master_key: Option<Secret>,
 
+    /// Folder of manifests (.toml, .json) of tools that every tenant has, read at start; `tools` of the source has some
+    #[arg(long, env = "BATON_TOOLS", value_name = "DIR")]
+    pub tools: Option<PathBuf>,
+
     /// The authorization server whose tokens (JWT) are honoured, as its tokens name it
     #[arg(long, env = "BATON_OIDC_ISSUER", value_name = "URL")]
     pub oidc_issuer: Option<String>,

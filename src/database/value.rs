@@ -5,7 +5,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::id::{AgentId, HandleId, LeaseToken, MemoryId, ResourceId, TaskId, TenantId};
+use crate::id::{AgentId, HandleId, LeaseToken, MemoryId, ResourceId, TaskId, TenantId, ToolId};
 
 type Boxed = Box<dyn std::error::Error + Sync + Send>;
 
@@ -55,6 +55,7 @@ into_value! {
     &AgentId => |value| Self::Text(value.as_str().to_owned());
     &HandleId => |value| Self::Text(value.as_str().to_owned());
     &MemoryId => |value| Self::Text(value.as_str().to_owned());
+    &ToolId => |value| Self::Text(value.as_str().to_owned());
     &ResourceId => |value| Self::Text(value.as_str().to_owned());
     &LeaseToken => |value| Self::Text(value.as_str().to_owned());
 }
@@ -96,6 +97,7 @@ from_value! {
     AgentId => Value::Text(value) => value.parse().ok();
     HandleId => Value::Text(value) => value.parse().ok();
     MemoryId => Value::Text(value) => value.parse().ok();
+    ToolId => Value::Text(value) => value.parse().ok();
     ResourceId => Value::Text(value) => value.parse().ok();
     LeaseToken => Value::Text(value) => value.parse().ok();
 }

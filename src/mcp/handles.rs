@@ -29,11 +29,10 @@ const POLL: u64 = 1_000;
 /// Handles that a listener may name.
 pub(super) const LISTENED: usize = 100;
 
-/// Whether a call of `op` is to be followed, since its client knows how. The extension is for the modern era: older revisions
-/// know other tasks, under the same names.
-pub(super) fn follows(op: &Op, cx: &RequestContext<RoleServer>) -> bool {
-    op.follow().is_some()
-        && !is_legacy(cx)
+/// Whether a client knows how to follow calls. The extension is for the modern era: older revisions know other tasks, under
+/// the same names.
+pub(super) fn knows(cx: &RequestContext<RoleServer>) -> bool {
+    !is_legacy(cx)
         && cx
             .client_capabilities()
             .is_some_and(|it| it.supports_tasks())

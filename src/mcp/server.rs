@@ -252,13 +252,7 @@ impl ServerHandler for Edge {
         cx: RequestContext<RoleServer>,
     ) -> std::result::Result<ListToolsResult, ErrorData> {
         self.run(&cx, async |ctx| {
-            let ops = self.shared.app.catalog.ops_for(&ctx);
-            let tools: Vec<_> = ops.map(|(index, _)| &self.shared.tools[index]).collect();
-            let (tools, next) =
-                content::page(&ctx, "tools/list", &tools, (request, content::FEW)).await?;
-            let mut result = ListToolsResult::with_all_items(tools.into_iter().cloned().collect());
-            result.next_cursor = next;
-            Ok(result)
+            tools::list(&self.shared, &ctx, request).await
         })
         .await
     }

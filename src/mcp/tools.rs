@@ -1,17 +1,20 @@
 //! Tools: the catalogue's operations as MCP shows and calls them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, EmbeddedResource,
-    Resource, ResourceContents, Tool, ToolAnnotations,
+    JsonObject, ListToolsResult, MetaObject, PaginatedRequestParams, Resource, ResourceContents,
+    Tool, ToolAnnotations,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
 use serde_json::json;
 
-use super::session::icon;
-use super::{handles, log};
+use super::content::FEW;
+use super::session::{Shared, icon};
+use super::{handles, log, protocol_error};
 use crate::app::{App, shutting_down};
 use crate::caller::Level;
 use crate::catalog::Catalog;
@@ -19,7 +22,14 @@ use crate::ctx::Ctx;
 use crate::error::Error;
 use crate::handles::Started;
 use crate::op::{Block, Body, Document, Effect, Op, Output};
+use crate::page::Position;
 use crate::rounds::{self, Request, Turn};
+use crate::tools::{called, may_call};
+
+/// Whose cursors those of tools are.
+const LIST: &str = "tools/list";
+/// Where a tool says which manifest it is made of: `tool_call` can insist on it.
+const HASH: &str = "dev.baton/hash";
 
 /// All operations as tools, in the catalogue's order.
 pub(super) fn project(catalog: &Catalog) -> Vec<Tool> {
@@ -43,6 +53,84 @@ fn tool(op: &Op) -> Tool {
     tool.with_raw_output_schema(Arc::new(op.output_schema.clone()))
 }
 
+/// What a tenant made, as a tool.
+fn own(own: crate::tools::Tool) -> Tool {
+    let manifest = &own.made.manifest;
+    let said = own.made.annotations();
+    let mut annotations = ToolAnnotations::new();
+    annotations.title = Some(manifest.title());
+    annotations.read_only_hint = said.read_only_hint;
+    annotations.destructive_hint = said.destructive_hint;
+    annotations.idempotent_hint = said.idempotent_hint;
+    annotations.open_world_hint = said.open_world_hint;
+    let parameters = Arc::new(manifest.parameters.clone());
+    let mut tool = Tool::new(
+        manifest.name.clone(),
+        manifest.description.clone(),
+        parameters,
+    )
+    .with_title(manifest.title())
+    .with_icons(vec![icon()])
+    .with_annotations(annotations);
+    let mut meta = MetaObject::new();
+    meta.insert(HASH.into(), own.hash.into());
+    tool.meta = Some(meta);
+    match &manifest.output_schema {
+        None => tool,
+        Some(schema) => tool.with_raw_output_schema(Arc::new(schema.clone())),
+    }
+}
+
+/// A page of what the caller may call: the operations, the tools of all tenants, then what his tenant made, by name.
+pub(super) async fn list(
+    shared: &Shared,
+    ctx: &Ctx,
+    request: Option<PaginatedRequestParams>,
+) -> Result<ListToolsResult, ErrorData> {
+    let catalog = &shared.app.catalog;
+    let failed = |error| protocol_error(&error);
+    let ops = catalog.ops_for(ctx);
+    let ops = ops.map(|(index, _)| Cow::Borrowed(&shared.tools[index]));
+    let common = catalog.tools().common(ctx);
+    let common = common.map(|tool| Cow::Owned(own(tool.clone())));
+    let fixed: Vec<Cow<'_, Tool>> = ops.chain(common).collect();
+    // A cursor's key counts those that were shown, its id is the last of what is the tenant's.
+    let cursor = request.and_then(|request| request.cursor);
+    let (first, after) = match cursor {
+        None => (0, String::new()),
+        Some(cursor) => {
+            let seal = ctx.read(|_, tx| tx.seal(LIST)).await.map_err(failed)?;
+            let position = seal.open(&cursor).map_err(failed)?;
+            (
+                usize::try_from(position.key).unwrap_or(usize::MAX),
+                position.id,
+            )
+        }
+    };
+    let first = first.min(fixed.len());
+    let end = fixed.len().min(first.saturating_add(FEW));
+    let shown = fixed[first..end].iter().cloned();
+    let mut shown: Vec<Tool> = shown.map(Cow::into_owned).collect();
+    let mut next = (end < fixed.len()).then(String::new);
+    if next.is_none() {
+        let room = FEW - shown.len();
+        let (own_ones, last) = catalog
+            .tools()
+            .page(ctx, &after, room)
+            .await
+            .map_err(failed)?;
+        shown.extend(own_ones.into_iter().map(own));
+        next = last.map(|last| if room == 0 { after } else { last });
+    }
+    let mut result = ListToolsResult::with_all_items(shown);
+    if let Some(id) = next {
+        let key = i64::try_from(end).unwrap_or(i64::MAX);
+        let seal = ctx.read(|_, tx| tx.seal(LIST)).await.map_err(failed)?;
+        result.next_cursor = Some(seal.close(&Position { key, id }));
+    }
+    Ok(result)
+}
+
 /// Calls a tool. What it refuses is a result that the model can read and act on, not an error of the protocol.
 pub(super) async fn call(
     app: &App,
@@ -50,15 +138,13 @@ pub(super) async fn call(
     request: CallToolRequestParams,
     (cx, log_from): (&RequestContext<RoleServer>, Option<Level>),
 ) -> Result<CallToolResponse, ErrorData> {
-    let (catalog, name) = (&app.catalog, &*request.name);
-    let Some(op) = catalog.op(name) else {
-        return Err(ErrorData::invalid_params(
-            format!("there is no tool {name:?}"),
-            None,
-        ));
+    let catalog = &app.catalog;
+    let (op, input) = meant(app, &ctx, &request.name, request.arguments).await?;
+    let name = op.name;
+    let follows = handles::knows(cx) && {
+        let follows = catalog.follows(&ctx, op, &input).await;
+        follows.map_err(|error| protocol_error(&error))?
     };
-    let input = request.arguments.unwrap_or_default();
-    let follows = handles::follows(op, cx);
     if op.is_long() && !follows {
         return Err(handles::too_long());
     }
@@ -89,6 +175,27 @@ pub(super) async fn call(
         Turn::Over(Err(error)) => refusal(&error).into(),
         Turn::Asks(questions) => questions.into(),
     })
+}
+
+/// The operation that a call means, and its input: what a tenant made is called by one of them.
+async fn meant<'a>(
+    app: &'a App,
+    ctx: &Ctx,
+    name: &str,
+    arguments: Option<JsonObject>,
+) -> Result<(&'a Op, JsonObject), ErrorData> {
+    let arguments = arguments.unwrap_or_default();
+    if let Some(op) = app.catalog.op(name) {
+        return Ok((op, arguments));
+    }
+    let found = app.catalog.tool(ctx, name).await;
+    match found.map_err(|error| protocol_error(&error))? {
+        Some((op, _)) if may_call(ctx, name) => Ok((op, called(name, arguments))),
+        _ => {
+            let message = format!("there is no tool {name:?}");
+            Err(ErrorData::invalid_params(message, None))
+        }
+    }
 }
 
 /// What a tool answered, as a result.

@@ -1,4 +1,4 @@
-//! Operations whose input may name the tenant that a call is about.
+//! Operations whose input may name the tenant that a call is about, or what it calls.
 
 use serde_json::{Map, Value};
 
@@ -12,6 +12,24 @@ use crate::principal::Principal;
 const TENANT: &str = "tenant_id";
 
 impl Op {
+    /// Says which field names what is called: a credential may name that instead of the operation.
+    #[must_use]
+    pub fn naming(mut self, field: &'static str) -> Self {
+        self.naming = Some(field);
+        self
+    }
+
+    /// By what name a caller is let in: the operation's, or that of what it calls, where his credential names that.
+    pub(super) fn name_for<'a>(
+        &'a self,
+        principal: &Principal,
+        input: &'a Map<String, Value>,
+    ) -> &'a str {
+        let named = self.naming.and_then(|field| input.get(field)?.as_str());
+        let named = named.filter(|name| principal.may(self.permission, name));
+        named.unwrap_or(self.name)
+    }
+
     /// Says that the tenant that a call is about may be named by its input, as `tenant_id`, besides everywhere else.
     #[must_use]
     pub fn aims(mut self) -> Self {

@@ -6,6 +6,7 @@
 mod aim;
 mod confirm;
 mod follow;
+mod given;
 mod output;
 mod resource;
 mod schema;
@@ -21,12 +22,13 @@ use serde_json::{Map, Value};
 
 pub use confirm::{ANSWERS_USED, UNCONFIRMED};
 pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
+pub use given::given;
 pub use output::{Block, Body, Document, Message, Output, Speaker};
 pub use resource::{
     Argument, Content, Item, Items, List, Messages, Params, Prompt, Reader, Reading, Resource,
     Values, Wording,
 };
-pub(crate) use schema::parse;
+pub(crate) use schema::{below, of_input, parse};
 pub use schema::{check, compile, pointer};
 
 use crate::caller::Ability;
@@ -95,6 +97,8 @@ pub struct Op {
     /// An input that works on an empty tenant as far as its form goes; tests start from it.
     pub sample: fn() -> Value,
     aliases: &'static [(&'static str, &'static str)],
+    /// The field that names what is called, where one operation calls many things.
+    naming: Option<&'static str>,
     validator: Validator,
     /// Fields that no refusal repeats.
     hidden: Vec<String>,
@@ -241,6 +245,7 @@ impl Op {
             output_schema: Map::new(),
             sample: || Value::Object(Map::new()),
             aliases: &[],
+            naming: None,
             validator,
             rules: None,
             waits: Waits::Always,
@@ -442,7 +447,7 @@ impl Op {
 
     fn admit(&self, ctx: &Ctx, mut input: Map<String, Value>) -> Result<Value> {
         if let Some(principal) = ctx.principal() {
-            principal.admit(self.permission, self.name)?;
+            principal.admit(self.permission, self.name_for(principal, &input))?;
         }
         self.normalise(&mut input)?;
         if let Some(principal) = ctx.principal() {

@@ -49,8 +49,8 @@ pub(super) fn hidden(schema: &Map<String, Value>) -> Vec<String> {
     hidden.map(|(name, _)| name.clone()).collect()
 }
 
-/// The schema of what an operation takes, refusing fields that it does not name.
-pub(super) fn of_input<T: JsonSchema>() -> Map<String, Value> {
+/// The schema of what an operation takes, or of a file, refusing fields that it does not name.
+pub(crate) fn of_input<T: JsonSchema>() -> Map<String, Value> {
     let mut schema = Value::Object(of::<T>(Contract::Deserialize));
     refuse_unknown(&mut schema);
     match schema {
@@ -82,6 +82,12 @@ pub(super) fn nested(schema: &Map<String, Value>) -> Vec<String> {
 
 /// An optional field is one that may be absent, so `null` says nothing more; number formats are Rust's, not JSON's.
 fn make_portable(value: &mut Value) {
+    drop_nulls(value);
+    drop_formats(value);
+}
+
+/// Takes `null` out of what values may be.
+pub(super) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(schema) => {
             if let Some(Value::Array(types)) = schema.get_mut("type") {
@@ -91,13 +97,15 @@ fn make_portable(value: &mut Value) {
                     schema.insert("type".into(), only);
                 }
             }
-            if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
-                choices.retain(|choice| choice.get("type") != Some(&Value::from("null")));
-                if let [Value::Object(only)] = choices.as_slice() {
-                    let only = only.clone();
-                    schema.remove("anyOf");
-                    for (key, value) in only {
-                        schema.entry(key).or_insert(value);
+            for choice in ["anyOf", "oneOf"] {
+                if let Some(Value::Array(choices)) = schema.get_mut(choice) {
+                    choices.retain(|choice| choice.get("type") != Some(&Value::from("null")));
+                    if let [Value::Object(only)] = choices.as_slice() {
+                        let only = only.clone();
+                        schema.remove(choice);
+                        for (key, value) in only {
+                            schema.entry(key).or_insert(value);
+                        }
                     }
                 }
             }
@@ -107,15 +115,28 @@ fn make_portable(value: &mut Value) {
             if schema.get("default").is_some_and(Value::is_null) {
                 schema.remove("default");
             }
+            if schema.get("nullable").is_some_and(Value::is_boolean) {
+                schema.remove("nullable");
+            }
+            schema.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(values) => values.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+fn drop_formats(value: &mut Value) {
+    match value {
+        Value::Object(schema) => {
             if schema
                 .get("format")
                 .is_some_and(|format| format != "date-time")
             {
                 schema.remove("format");
             }
-            schema.values_mut().for_each(make_portable);
+            schema.values_mut().for_each(drop_formats);
         }
-        Value::Array(values) => values.iter_mut().for_each(make_portable),
+        Value::Array(values) => values.iter_mut().for_each(drop_formats),
         _ => {}
     }
 }
@@ -185,6 +206,11 @@ pub(super) fn check_hiding(validator: &Validator, input: &Value, hidden: &[Strin
             .flat_map(|error| findings_of(&error, hidden))
             .collect();
     }
+    Err(refusal(findings))
+}
+
+/// The refusal of an input in which `findings` are wrong.
+fn refusal(mut findings: Vec<Finding>) -> Error {
     let more = findings.len().saturating_sub(FINDINGS);
     findings.truncate(FINDINGS);
     let mut message = String::from("the input is not valid: ");
@@ -200,7 +226,19 @@ pub(super) fn check_hiding(validator: &Validator, input: &Value, hidden: &[Strin
     if more > 0 {
         let _ = write!(message, "; and {more} more");
     }
-    Err(Error::new(Kind::Invalid, "invalid_input", message).with_findings(findings))
+    Error::new(Kind::Invalid, "invalid_input", message).with_findings(findings)
+}
+
+/// The same refusal of what stands at `place` in the input.
+pub(crate) fn below(error: Error, place: &str) -> Error {
+    if error.findings().is_empty() {
+        return error;
+    }
+    let findings = error.findings().iter().map(|finding| Finding {
+        path: format!("{place}{}", finding.path),
+        message: finding.message.clone(),
+    });
+    refusal(findings.collect())
 }
 
 /// A finding stands where the caller has to look: what is missing or unknown, at its own place.

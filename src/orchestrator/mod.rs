@@ -6,12 +6,12 @@ mod read;
 mod steer;
 mod wait;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::ctx::Scope;
+use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::TaskId;
-use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Resource};
+use crate::op::{self, Body, Content, Item, Items, Op, Params, Permission, Reader, Resource};
 use crate::page::Position;
 use crate::store::Tx;
 use crate::tasks::{Task, store};
@@ -69,6 +69,25 @@ pub fn operations() -> Vec<Op> {
             .at("POST", "/api/v1/tasks/{task_id}/answer")
             .sample(|| json!({"task_id": "tsk_sample", "answer": "yes"})),
     ]
+}
+
+/// How `task_run` is followed, for what is more than it.
+pub(crate) const RUN: op::Follow = follow::RUN;
+
+/// What the input of `task_run` looks like.
+pub(crate) fn form() -> Map<String, Value> {
+    op::of_input::<wait::RunTask>()
+}
+
+/// Whether such an input can be read.
+pub(crate) fn readable(input: &Value) -> Result<()> {
+    op::parse::<wait::RunTask>(input).map(drop)
+}
+
+/// As `task_run`, for who has looked at the input.
+pub(crate) async fn run(ctx: Ctx, input: &Value) -> Result<Value> {
+    let ran = wait::run(ctx, op::parse(input)?).await?;
+    serde_json::to_value(ran).map_err(Error::internal)
 }
 
 /// What can be read of tasks.

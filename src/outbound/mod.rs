@@ -4,6 +4,7 @@
 
 mod fetch;
 mod problem;
+mod proof;
 
 use std::io;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use crate::secret::Secret;
 use crate::trace::Trace;
 pub use fetch::{Answer, Bounds, Incoming, Outside, Request};
 use problem::remote_error;
+pub use proof::Auth;
 
 /// Time to reach a server.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (11, include_str!("../../migrations/0011_rounds.sql")),
     (12, include_str!("../../migrations/0012_memory.sql")),
     (13, include_str!("../../migrations/0013_tenants.sql")),
+    (14, include_str!("../../migrations/0014_tools.sql")),
     (15, include_str!("../../migrations/0015_secrets.sql")),
     (16, include_str!("../../migrations/0016_resources.sql")),
 ];

@@ -86,7 +86,7 @@ fn used_of(scope: &Scope, tx: &mut Tx<'_>, quota: Quota) -> Result<u64> {
             let own = &scope.limits().folders.own;
             Ok(bytes_below(&own.join(tx.tenant().as_str())))
         }
-        Quota::MaxTools | Quota::MaxDynamicTools => Ok(0),
+        Quota::MaxTools | Quota::MaxDynamicTools => store::tools(tx),
     }
 }
 

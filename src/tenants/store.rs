@@ -257,6 +257,11 @@ pub(super) fn list(tx: &mut SystemTx<'_>, after: &str, limit: u32) -> Result<Vec
         .collect()
 }
 
+/// How many tools the tenant made.
+pub(super) fn tools(tx: &mut Tx<'_>) -> Result<u64> {
+    count(tx, "SELECT count(*) FROM tools WHERE tenant_id = $1")
+}
+
 fn count(tx: &mut Tx<'_>, sql: &'static str) -> Result<u64> {
     let row = tx.query_opt(sql, &vals![tx.tenant()])?;
     row.map_or(Ok(0), |mut row| row.get(0).map(count_of))

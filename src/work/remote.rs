@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::outbound::Client;
+use crate::tools::{CALL, called};
 use crate::trace::Trace;
 
 /// Where calls go. Cheap to clone.
@@ -60,11 +61,22 @@ impl Remote {
         }
     }
 
-    /// Calls the operation `name`.
+    /// Calls the operation `name`, or the tool of the tenant that is called so.
     ///
     /// # Errors
     /// What the operation answers; `remote_unreachable` when the server does not answer.
     pub async fn call(&self, name: &str, input: Map<String, Value>) -> Result<Value> {
+        if self.catalog.op(name).is_some() {
+            return self.operate(name, input).await;
+        }
+        let called = self.operate(CALL, called(name, input)).await;
+        called.map_err(|error| match (error.code(), self.catalog.require(name)) {
+            ("unknown_tool", Err(unknown)) => unknown,
+            _ => error,
+        })
+    }
+
+    async fn operate(&self, name: &str, input: Map<String, Value>) -> Result<Value> {
         match &self.side {
             Side::Local(ctx) => self.catalog.call(ctx.clone(), name, input).await,
             Side::Rest(client) => {

@@ -13,13 +13,20 @@ use crate::support::mcp::{modern, tool};
 use crate::support::sse::Client;
 
 /// What each role may call, apart from what reads.
-const ORCHESTRATOR: [&str; 8] = [
+const ORCHESTRATOR: [&str; 15] = [
     "task_dispatch",
     "task_run",
     "task_update",
     "task_retry",
     "task_cancel",
     "task_answer",
+    "tool_create",
+    "tool_update",
+    "tool_delete",
+    "tool_test",
+    "tool_history",
+    "tool_rollback",
+    "tool_import_openapi",
     "resource_register",
     "resource_delete",
 ];
@@ -36,13 +43,17 @@ const READER: [&str; 9] = [
     "resource_read",
 ];
 /// What everybody may who works here, and observers may not.
-const WRITER: [&str; 4] = [
+const WRITER: [&str; 8] = [
     "memory_write",
     "memory_forget",
     "memory_audit",
+    "tool_search",
+    "tool_describe",
+    "tool_call",
+    "tool_list",
     "resource_write",
 ];
-const ADMIN: [&str; 11] = [
+const ADMIN: [&str; 12] = [
     "key_create",
     "key_list",
     "key_rotate",
@@ -52,6 +63,7 @@ const ADMIN: [&str; 11] = [
     "secret_set",
     "secret_list",
     "secret_delete",
+    "tool_approve",
     "tenant_list",
     "tenant_stats",
 ];

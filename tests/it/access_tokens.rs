@@ -311,7 +311,7 @@ async fn clients_learn_where_to_get_a_token_and_which_scope_it_takes() {
         let well_known = format!("/.well-known/oauth-protected-resource{resource}");
         let challenge = answer.header("www-authenticate");
         let expected = format!(
-            r#"Bearer realm="baton", resource_metadata="{PUBLIC}{well_known}", scope="tasks:read tasks:orchestrate tasks:execute memory:read memory:write resources:read resources:write""#
+            r#"Bearer realm="baton", resource_metadata="{PUBLIC}{well_known}", scope="tasks:read tasks:orchestrate tasks:execute memory:read memory:write resources:read resources:write tools:call tools:write""#
         );
         assert_eq!(challenge, expected);
         let metadata = server.get(&well_known).await;

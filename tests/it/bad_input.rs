@@ -176,7 +176,9 @@ fn every_operation_is_portable_and_says_what_it_is_for() {
             op.name
         );
         assert!(!op.routes.is_empty(), "{} has no REST route", op.name);
-        for schema in [&op.input_schema, &op.output_schema] {
+        // What a tenant's tool answers is its own to promise.
+        let output = Some(&op.output_schema).filter(|_| op.name != "tool_call");
+        for schema in output.into_iter().chain([&op.input_schema]) {
             assert_eq!(schema["type"], "object", "{}", op.name);
             for keyword in ["oneOf", "anyOf", "allOf", "if", "$schema"] {
                 assert!(

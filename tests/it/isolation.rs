@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 
 /// What only acme knows. Each stands somewhere in acme's data.
-const MARKS: [&str; 16] = [
+const MARKS: [&str; 18] = [
     "acme-task-1",
     "acme-secret-description",
     "acme-secret-data",
@@ -19,6 +19,8 @@ const MARKS: [&str; 16] = [
     "acme-secret-tag",
     "acme-secret-name",
     "acme-secret-value",
+    "acme-secret-tool",
+    "acme-secret-host",
     "acme-resource",
     "acme-secret-file",
     "acme-secret-text",
@@ -73,6 +75,9 @@ async fn with_acmes_data() -> Server {
     server.call_as("acme", "memory_write", memory).await;
     let secret = json!({"name": "acme-secret-name", "value": "acme-secret-value"});
     server.call_as("acme", "secret_set", secret).await;
+    let tool = json!({"tool_id": "acme-secret-tool", "name": "acme-secret-tool", "description": "acme-secret-tool",
+        "implementation": "https://acme-secret-host.example/"});
+    server.call_as("acme", "tool_create", tool).await;
     let folder = json!({"resource_id": "acme-resource", "type": "file_storage", "uri": "file://tenant/acme-secret-file",
         "access_permissions": ["read", "write"]});
     server.call_as("acme", "resource_register", folder).await;
@@ -124,6 +129,7 @@ async fn a_foreign_id_answers_exactly_as_an_unknown_one() {
                 || op.name == "memory_write"
                 || op.name == "secret_set"
                 || op.name == "secret_delete"
+                || op.name == "tool_create"
                 || op.name.starts_with("resource_")
             {
                 continue;
@@ -186,6 +192,37 @@ async fn a_foreign_secret_is_an_unknown_one_and_a_name_of_ones_own() {
 }
 
 #[tokio::test]
+async fn a_foreign_tool_answers_exactly_as_an_unknown_one() {
+    let server = with_acmes_data().await;
+    let foreign = "acme-secret-tool";
+    for op in server.app.catalog.ops() {
+        let fields = op.input_schema["properties"].as_object().unwrap();
+        let is_about_tools = op.name.starts_with("tool_") && op.name != "tool_create";
+        for field in ["tool_id", "name"] {
+            if !is_about_tools || !fields.contains_key(field) {
+                continue;
+            }
+            let naming = |id: &str| {
+                let mut input = (op.sample)();
+                input[field] = json!(id);
+                input
+            };
+            let found = answer(&server, op.name, naming(foreign)).await;
+            let unknown = answer(&server, op.name, naming("never-was-one")).await;
+            assert!(unknown.contains("unknown_tool"), "{}: {unknown}", op.name);
+            let same = found.replace(foreign, "never-was-one");
+            assert_eq!(same, unknown, "{}", op.name);
+        }
+    }
+    let ours =
+        json!({"name": foreign, "description": "ours", "implementation": "https://e.example/"});
+    let ours = server.call_as("globex", "tool_create", ours).await;
+    assert_ne!(ours["tool_id"], foreign);
+    let theirs = server.call_as("acme", "tool_describe", json!({"name": foreign}));
+    assert_eq!(theirs.await["description"], foreign);
+}
+
+#[tokio::test]
 async fn a_foreign_resource_answers_exactly_as_an_unknown_one() {
     let server = with_acmes_data().await;
     for op in server.app.catalog.ops() {
@@ -245,6 +282,9 @@ async fn no_answer_shows_anything_of_another_tenant() {
         }
         if op.name == "memory_search" {
             inputs.push(json!({"query": "acme secret memory"}));
+        }
+        if op.name == "tool_search" {
+            inputs.push(json!({"query": "acme secret tool"}));
         }
         if op.name == "memory_list" {
             inputs.push(json!({"limit": 200}));

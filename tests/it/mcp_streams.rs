@@ -61,7 +61,7 @@ async fn a_listeners_stream_is_what_the_protocol_says() {
     let id = r#""_meta":{"io.modelcontextprotocol/subscriptionId":"l:0"}"#;
     let expected = format!(
         "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{{{id},\
-         \"notifications\":{{\"resourceSubscriptions\":[\"baton://tasks/a\"]}}}}}}\n\n"
+         \"notifications\":{{\"resourceSubscriptions\":[\"baton://tasks/a\"],\"toolsListChanged\":true}}}}}}\n\n"
     );
     assert_eq!(stream.chunk().await.unwrap(), expected);
     server.dispatch("/mcp", "a").await;

@@ -127,12 +127,23 @@ type Sent<'a> = Pin<Box<dyn Future<Output = Result<String, Error>> + Send + 'a>>
 type Leaves = fn(&Server, String) -> Sent<'_>;
 
 /// Every such path, and what it answers.
-const PATHS: [(&str, Leaves); 2] = [
+const PATHS: [(&str, Leaves); 3] = [
     ("fetch", |server, url| {
         Box::pin(async move {
             let outside = server.app.system.outside();
             let answer = outside.fetch(Request::get(url), &Bounds::default()).await?;
             Ok(String::from_utf8_lossy(&answer.body).into_owned())
+        })
+    }),
+    ("a tool", |server, url| {
+        Box::pin(async move {
+            let tool = json!({"name": "fetch", "description": "Reads any URL",
+                "parameters": {"properties": {"url": {"type": "string"}}, "required": ["url"]},
+                "implementation": {"type": "http", "method": "GET", "url": "{+url}"}});
+            server.call("tool_create", tool).await;
+            let call = json!({"name": "fetch", "arguments": {"url": url}});
+            let answer = server.try_call("tool_call", call).await?;
+            Ok(answer.to_string())
         })
     }),
     ("resource_read", |server, url| {

@@ -8,6 +8,7 @@ use baton::quota::{Limit, Whom};
 use serde_json::{Value, json};
 
 use crate::support::Server;
+use crate::tools::weather;
 
 /// The fields of `tenant_configure`, each by its path.
 fn fields(server: &Server) -> Vec<(String, String)> {
@@ -101,13 +102,23 @@ async fn every_field_of_a_configuration_has_its_effect() {
                 assert_eq!(claimed["held_back_by"]["limit"], field);
             }
             ("rate_limits", name) => has_effect(&tenant, name).await,
-            ("tool_limits" | "storage_limits" | "script_limits", _) => {
+            ("tool_limits", "require_approval") => {
+                tenant.configure(&section, json!({&field: true})).await;
+                let made = tenant.call("tool_create", weather()).await;
+                assert_eq!(made["state"], "pending");
+            }
+            ("tool_limits", _) => {
+                tenant.configure(&section, json!({&field: 1})).await;
+                tenant.call("tool_create", weather()).await;
+                let mut second = weather();
+                second["name"] = "climate".into();
+                tenant.is_refused("tool_create", second, &field).await;
+            }
+            ("storage_limits" | "script_limits", _) => {
                 let before = tenant.allowance();
                 tenant.configure(&section, json!({&field: 7})).await;
                 let after = tenant.allowance();
                 let is = match field.as_str() {
-                    "max_tools" => after.tools == 7,
-                    "max_dynamic_tools" => after.dynamic_tools == 7,
                     "max_storage_bytes" => after.storage_bytes == 7,
                     "max_script_seconds" => after.script_time == Duration::from_secs(7),
                     _ => false,

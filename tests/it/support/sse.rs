@@ -59,7 +59,11 @@ impl<'a> Client<'a> {
         self.accepted(&json!({"jsonrpc": "2.0", "id": "a", "method": method, "params": params}))
             .await;
         let mut answer = self.events.data().await;
-        while answer["method"] == "notifications/resources/list_changed" {
+        let is_of_a_list = |answer: &Value| {
+            let method = answer["method"].as_str();
+            method.is_some_and(|method| method.ends_with("/list_changed"))
+        };
+        while is_of_a_list(&answer) {
             answer = self.events.data().await;
         }
         assert_eq!(answer["id"], "a", "{answer}");

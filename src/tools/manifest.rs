@@ -1,0 +1,371 @@
+//! What a tool says of itself: the same in files, in the API and in the database. Here a manifest becomes a tool that can be
+//! called: its schemas compiled, its implementation read, everything that would fail later refused now.
+
+use std::sync::LazyLock;
+
+use jsonschema::Validator;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::http::Http;
+use super::task::Work;
+use crate::error::{Error, Result};
+use crate::op::{self, Block, Output, below, given};
+
+/// Bytes of a manifest.
+const BYTES: usize = 64 << 10;
+
+/// Bytes of an answer that are the protocol's.
+const FRAME: usize = 1_000;
+
+/// What a manifest may look like.
+static FORM: LazyLock<Validator> = LazyLock::new(|| {
+    let form = Value::Object(op::of_input::<Manifest>());
+    op::compile(&form).expect("the schema of a manifest is a JSON Schema")
+});
+
+/// What a tool is.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Manifest {
+    /// As it is called
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,40}$"))]
+    pub(crate) name: String,
+    /// For people
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    pub(crate) title: Option<String>,
+    /// When to use it, in a sentence or two: models choose by it
+    #[schemars(length(min = 1, max = 2000))]
+    pub(crate) description: String,
+    /// JSON Schema of its arguments
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) parameters: Map<String, Value>,
+    /// JSON Schema of what it answers
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) output_schema: Option<Map<String, Value>>,
+    /// What a call does to the world
+    #[serde(default)]
+    pub(crate) annotations: Annotations,
+    /// Calls that show how it is used
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub(crate) examples: Vec<Example>,
+    /// Whatever else is to be known of it
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) metadata: Map<String, Value>,
+    /// Bounds of a call
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// How it is done: `{type, …}`, or the URL that arguments are sent to by POST
+    pub(crate) implementation: Given,
+}
+
+/// An implementation as it was given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Given(pub(crate) Value);
+
+impl JsonSchema for Given {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Implementation".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let url = json_schema!({"type": "string", "maxLength": 2000});
+        let whole = json_schema!({
+            "type": "object", "required": ["type"],
+            "properties": {"type": {"type": "string", "enum": KINDS}}, "additionalProperties": true,
+        });
+        json_schema!({"anyOf": [whole, url]})
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+/// What MCP clients are told that a call does.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Annotations {
+    /// It changes nothing
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) read_only_hint: Option<bool>,
+    /// It may change or end what is there
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) destructive_hint: Option<bool>,
+    /// Repeating a call changes nothing more
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) idempotent_hint: Option<bool>,
+    /// It reaches what is outside of this server
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) open_world_hint: Option<bool>,
+}
+
+/// A call that shows how a tool is used.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Example {
+    /// What for
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
+    pub(crate) description: Option<String>,
+    /// With what
+    pub(crate) arguments: Map<String, Value>,
+}
+
+/// Bounds of a call.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Limits {
+    /// How long a call may take
+    #[schemars(range(min = 1, max = 50))]
+    pub(crate) timeout_seconds: u32,
+    /// How long an answer may be
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub(crate) max_bytes: u32,
+    /// How many calls of the tenant may begin in a minute; any number if not said
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) calls_per_minute: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            timeout_seconds: 30,
+            max_bytes: 256 << 10,
+            calls_per_minute: None,
+        }
+    }
+}
+
+/// The types of implementations.
+pub(super) const KINDS: [&str; 2] = ["http", "task"];
+
+/// How a tool is done.
+pub(crate) enum Implementation {
+    /// By an HTTP call.
+    Http(Box<Http>),
+    /// By an executor.
+    Task(Box<Work>),
+}
+
+impl Implementation {
+    /// Reads what a manifest gives.
+    fn read(given: &Value, manifest: &Manifest) -> Result<Self> {
+        let kind = given["type"].as_str().unwrap_or_default();
+        let read = match kind {
+            "http" => op::parse(given)
+                .and_then(|http| Http::ready(http, manifest))
+                .map(|http| Self::Http(Box::new(http))),
+            "task" => op::parse(given)
+                .and_then(|work| Work::ready(work, manifest))
+                .map(|work| Self::Task(Box::new(work))),
+            other => Err(Error::invalid_at(
+                "/type",
+                format!("there is no {other:?}; one of {}", KINDS.join(", ")),
+            )),
+        };
+        read.map_err(|error| below(error, "/implementation"))
+    }
+
+    /// Its type.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "http",
+            Self::Task(_) => "task",
+        }
+    }
+
+    /// Whether it only reads, where the manifest does not say.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Http(http) => http.only_reads(),
+            Self::Task(_) => false,
+        }
+    }
+}
+
+/// A manifest that can be called.
+pub(crate) struct Compiled {
+    pub(crate) manifest: Manifest,
+    pub(crate) implementation: Implementation,
+    /// Of the manifest, as it is kept.
+    pub(crate) bytes: usize,
+    input: Validator,
+    output: Option<Validator>,
+}
+
+/// What a call came to before it is held to the tool's promises.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Data, and perhaps words about it.
+    Data(Value, Option<String>),
+    /// Words alone.
+    Text(String),
+    /// It failed, and this is what whoever calls should know.
+    Failure(String),
+}
+
+impl Manifest {
+    /// Reads what a caller or a file gives.
+    ///
+    /// # Errors
+    /// `invalid_input` with all findings.
+    pub(crate) fn read(given: &Value) -> Result<Self> {
+        op::check(&FORM, given)?;
+        op::parse(given)
+    }
+
+    /// The names of its parameters.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
+        let named = self.parameters.get("properties").and_then(Value::as_object);
+        named.into_iter().flatten().map(|(name, _)| name.as_str())
+    }
+
+    /// Whether every call has the parameter `name`.
+    pub(crate) fn always_has(&self, name: &str) -> bool {
+        let required = self.parameters.get("required").and_then(Value::as_array);
+        let property = self.parameters.get("properties").map(|all| &all[name]);
+        required.is_some_and(|all| all.iter().any(|one| one == name))
+            || property.is_some_and(|property| property.get("default").is_some())
+    }
+
+    /// What it is called for people.
+    pub(crate) fn title(&self) -> String {
+        self.title.clone().unwrap_or_else(|| {
+            let mut words = self.name.replace(['_', '-'], " ");
+            if let Some(first) = words.get_mut(..1) {
+                first.make_ascii_uppercase();
+            }
+            words
+        })
+    }
+}
+
+impl Compiled {
+    /// Makes a manifest ready to be called, and portable.
+    ///
+    /// # Errors
+    /// `invalid_input` says what is wrong where.
+    pub(crate) fn of(mut manifest: Manifest) -> Result<Self> {
+        if let Value::String(url) = &manifest.implementation.0 {
+            manifest.implementation.0 = serde_json::json!({"type": "http", "url": url});
+        }
+        let input = given(&mut manifest.parameters, "/parameters", true)?;
+        let output = manifest.output_schema.as_mut();
+        let output = output.map(|schema| given(schema, "/output_schema", false));
+        let implementation = Implementation::read(&manifest.implementation.0, &manifest)?;
+        let mut tool = Self {
+            implementation,
+            bytes: 0,
+            input,
+            output: output.transpose()?,
+            manifest,
+        };
+        for (index, example) in tool.manifest.examples.iter().enumerate() {
+            let shown = tool.input(example.arguments.clone());
+            shown.map_err(|error| below(error, &format!("/examples/{index}/arguments")))?;
+        }
+        tool.bytes = tool.text()?.len();
+        if tool.bytes > BYTES {
+            let message = format!("a manifest has at most {BYTES} bytes");
+            return Err(Error::invalid_at("", message));
+        }
+        Ok(tool)
+    }
+
+    /// As it is kept and hashed.
+    pub(crate) fn text(&self) -> Result<String> {
+        serde_json::to_string(&self.manifest).map_err(Error::internal)
+    }
+
+    /// What a call is made with: defaults stand for what is absent, and so does null where the schema knows none.
+    ///
+    /// # Errors
+    /// `invalid_input` with all findings; their paths begin at the arguments.
+    pub(crate) fn input(&self, mut given: Map<String, Value>) -> Result<Map<String, Value>> {
+        given.retain(|_, value| !value.is_null());
+        let properties = self.manifest.parameters.get("properties");
+        for (name, property) in properties.and_then(Value::as_object).into_iter().flatten() {
+            if let Some(default) = property.get("default") {
+                given.entry(name).or_insert_with(|| default.clone());
+            }
+        }
+        let given = Value::Object(given);
+        op::check(&self.input, &given)?;
+        match given {
+            Value::Object(given) => Ok(given),
+            _ => Ok(Map::new()),
+        }
+    }
+
+    /// Whether it says what it answers.
+    pub(super) fn promises(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// What is answered: an answer that breaks the tool's promise is a failure.
+    pub(super) fn output(&self, answer: Answer) -> Output {
+        let output = plain(answer, self.promises());
+        let data = output.structured.as_ref().filter(|_| !output.is_error);
+        if let (Some(promised), Some(data)) = (&self.output, data)
+            && let Err(error) = op::check(promised, data)
+        {
+            let findings = error.findings().iter();
+            let findings = findings.map(|finding| format!("{}: {}", finding.path, finding.message));
+            let findings: Vec<String> = findings.collect();
+            let name = &self.manifest.name;
+            let text = format!("what {name} answered is not what its output schema says: ");
+            return Output::error(text + &findings.join("; "));
+        }
+        let size = serde_json::to_string(&output).map_or(0, |text| text.len());
+        let most = self.manifest.limits.max_bytes as usize;
+        if size > most.saturating_add(FRAME) {
+            let text =
+                format!("the answer is longer than the {most} bytes of the tool's max_bytes");
+            return Output::error(text);
+        }
+        output
+    }
+
+    /// What clients are told that a call does.
+    pub(crate) fn annotations(&self) -> Annotations {
+        let said = &self.manifest.annotations;
+        let only_reads = said
+            .read_only_hint
+            .unwrap_or(self.implementation.only_reads());
+        Annotations {
+            read_only_hint: Some(only_reads),
+            destructive_hint: Some(said.destructive_hint.unwrap_or(!only_reads)),
+            idempotent_hint: Some(said.idempotent_hint.unwrap_or(only_reads)),
+            open_world_hint: Some(said.open_world_hint.unwrap_or(true)),
+        }
+    }
+}
+
+/// An answer in the form of all answers, of a tool that may promise what it answers. Data is an object.
+pub(super) fn plain(answer: Answer, promises: bool) -> Output {
+    let (data, text) = match answer {
+        Answer::Failure(text) => return Output::error(text),
+        Answer::Text(text) if promises => (Some(Value::from(text)), None),
+        Answer::Text(text) => (None, Some(text)),
+        Answer::Data(data, text) => (Some(data), text),
+    };
+    let data = data.map(|data| match data {
+        Value::Object(_) => data,
+        other => serde_json::json!({ "result": other }),
+    });
+    Output {
+        content: text.map(Block::text).into_iter().collect(),
+        structured: data,
+        is_error: false,
+    }
+}
+
+/// The type of an implementation that a manifest gives.
+pub(super) fn kind_of(given: &Value) -> String {
+    let kind = given["type"].as_str();
+    kind.unwrap_or("http").to_owned()
+}
