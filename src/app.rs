@@ -10,7 +10,7 @@ use crate::access::Access;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::ctx::System;
+use crate::ctx::{Call, System};
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
@@ -64,8 +64,10 @@ impl App {
     ) -> Result<Self> {
         let store = Store::open(&place(&config)?, Hub::default(), &clock)?;
         let system = System::new(store, clock, random, &config);
+        let catalog = Arc::new(catalog);
+        system.let_call(calls(&catalog));
         Ok(Self {
-            catalog: Arc::new(catalog),
+            catalog,
             access: Arc::new(Access::new(system.clone(), &config)?),
             system,
             config: Arc::new(config),
@@ -150,6 +152,15 @@ impl App {
         // Joining the writer blocks; the runtime must stay free for those it answers.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
+}
+
+/// How work inside of the server calls operations.
+fn calls(catalog: &Arc<Catalog>) -> Call {
+    let catalog = catalog.clone();
+    Arc::new(move |ctx, name, input| {
+        let catalog = catalog.clone();
+        Box::pin(async move { catalog.call(ctx, name, input).await })
+    })
 }
 
 /// What a call is answered that can't go on because the server stops.

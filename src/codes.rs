@@ -210,6 +210,11 @@ pub const ALL: &[Code] = &[
         "Another process changes the master key; let it end.",
     ),
     code(
+        "scripts_busy",
+        Kind::Unavailable,
+        "As many scripts run as may, of the tenant or of all; come back after `retry_after_seconds`.",
+    ),
+    code(
         "secret_broken",
         Kind::Conflict,
         "What is sealed was changed from outside, or belongs elsewhere; set it anew.",

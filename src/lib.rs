@@ -5,7 +5,7 @@
 //!
 //! - [`error`], [`codes`], [`id`], [`clock`], [`random`], [`page`], [`secret`], [`principal`], [`trace`], `places`, [`quota`], [`config`]: foundations;
 //! - `database`: connections to SQLite and PostgreSQL; [`store`]: transactions, group commit, the log's numbering; [`outbound`]: every HTTP call that leaves; [`tls`]: the certificate that is shown; [`vault`]: the master key, and how it seals; `template`, `apis`: texts with values in them, and what OpenAPI documents describe;
-//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is; [`secrets`]: what tenants keep secret;
+//! - [`caller`]: what can be said to who called; [`throttle`]: how often somebody may call, and how much at a time; [`presence`]: who was let in lately, and by whose leave something goes on; [`ctx`]: the one door; [`events`]: the one log; [`op`]: what an operation is; [`secrets`]: what tenants keep secret; [`script`]: where what they write runs;
 //! - [`tasks`], and what [`orchestrator`]s and [`executor`]s may do with them, [`end_task`] above all: what Baton is for;
 //! - [`access`]: who may come in; [`limits`]: what administrators allow them; [`memory`]: what agents remember; [`tools`] that tenants make;
 //! - [`sessions`] of legacy clients, for every process to go on with;
@@ -51,6 +51,7 @@ pub mod random;
 pub mod reach;
 pub mod resources;
 mod rounds;
+pub mod script;
 pub mod secret;
 pub mod secrets;
 pub mod sessions;

@@ -54,6 +54,18 @@ impl Places {
     }
 }
 
+/// This program, as a path that also works after an update has replaced the file.
+///
+/// # Errors
+/// Where it lies can't be told.
+pub(crate) fn program() -> std::io::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    }
+}
+
 /// The folder that the platform gives programs for their data.
 #[expect(
     clippy::disallowed_methods,

@@ -81,6 +81,9 @@ enum Verb {
     Doctor(doctor::Args),
     /// Print a configuration file with every setting and its default
     Settings,
+    /// Run what a server's tenants write, apart from it
+    #[command(hide = true)]
+    RunScripts,
     /// Run an executor's command and end it with the executor
     #[command(hide = true)]
     Supervise { command: String },
@@ -175,6 +178,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             print(&example())?;
             Ok(ExitCode::SUCCESS)
         }
+        Verb::RunScripts => Ok(crate::script::serve()),
         Verb::Supervise { command } => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::id::TenantId;
-use crate::places::{at_home, default_data};
+use crate::places::{at_home, default_data, program};
 use crate::quota::{Caps, Given, Limit};
 use crate::reach::Reach;
 use crate::secret::Secret;
@@ -112,6 +112,8 @@ pub struct Config {
     pub cors_max_age: u32,
     /// Reverse proxies whose word is taken.
     pub trusted_proxies: Vec<IpAddr>,
+    /// This program, for the processes in which scripts run.
+    pub program: PathBuf,
     /// How often somebody may call, and how much of his may go on at a time, unless an administrator has said otherwise.
     pub caps: Caps,
     /// Bounds for operations.
@@ -318,6 +320,7 @@ impl Settings {
             allowed_origins,
             cors_max_age: self.cors_max_age.or(file.cors_max_age).unwrap_or(600),
             trusted_proxies: either(self.trusted_proxies, file.trusted_proxies),
+            program: program()?,
             caps: Caps::at_start(shared, &given),
             limits,
             max_sessions,

@@ -1,15 +1,18 @@
 //! The one door: who calls, for which tenant, at what time, on which store. Feature code reaches none of these otherwise.
 
+mod inside;
 mod scope;
 mod tenant;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use inside::Call;
 pub use scope::Scope;
 pub use tenant::choose_tenant;
 
@@ -53,6 +56,8 @@ struct Shared {
     /// The tenant that the process is bound to.
     bound: Option<TenantId>,
     vault: Vault,
+    program: PathBuf,
+    call: OnceLock<Call>,
     /// What this process is called among those that share the store, and what it holds there.
     name: LeaseToken,
     holds: DashMap<&'static str, Time>,
@@ -72,6 +77,8 @@ impl System {
             outside: Outside::new(config.reach.clone(), config.ca_cert.clone()),
             bound: config.tenant.clone(),
             vault: Vault::new(config, &random),
+            program: config.program.clone(),
+            call: OnceLock::new(),
             name: LeaseToken::mint(clock.steady(), &random),
             clock,
             holds: DashMap::new(),

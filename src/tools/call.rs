@@ -1,5 +1,7 @@
 //! Calling a tool: what it may take, who did it and what it came to are kept, whatever it is done by.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -13,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::op::{self, Beginning, Begun, Cancel, Follow, Output, Stage, Standing};
 use crate::orchestrator::RUN;
+use crate::script::{Outcome, Scripts};
 use crate::store::Tx;
 
 /// Microseconds of a minute.
@@ -34,12 +37,27 @@ pub(super) struct Call {
 
 impl Compiled {
     /// Does what the tool does. Everything that a tool may be done by has its arm here.
-    async fn run(&self, ctx: &Ctx, arguments: &Map<String, Value>) -> Result<Answer> {
+    async fn run(
+        &self,
+        ctx: &Ctx,
+        scripts: &Scripts,
+        arguments: &Map<String, Value>,
+    ) -> Result<Answer> {
         let limits = &self.manifest.limits;
         match &self.implementation {
             Implementation::Http(http) => {
                 let _place = ctx.place_to_wait()?;
                 http.run(ctx, limits, arguments).await
+            }
+            Implementation::Script(script) => {
+                let _place = ctx.place_to_wait()?;
+                let time = Duration::from_secs(limits.timeout_seconds.into());
+                let bounds = (time, limits.max_bytes as usize);
+                let job = script.job(ctx, arguments.clone().into(), bounds);
+                Ok(match scripts.run(ctx, &job).await? {
+                    Outcome::Value(value) => Answer::Data(value, None),
+                    Outcome::Failed(message) => Answer::Failure(message),
+                })
             }
             Implementation::Task(work) => work.run(ctx, limits, arguments).await,
         }
@@ -49,6 +67,7 @@ impl Compiled {
     pub(super) fn shown(&self, arguments: &Map<String, Value>) -> Result<Value> {
         match &self.implementation {
             Implementation::Http(http) => http.shown(arguments),
+            Implementation::Script(script) => Ok(script.shown(arguments)),
             Implementation::Task(work) => work.checked(arguments, &self.manifest.limits),
         }
     }
@@ -78,7 +97,7 @@ pub(super) async fn call(ctx: Ctx, input: Value, tools: Tools) -> Result<Output>
             .await?;
     }
     let audit = Audit::begin(&ctx, &tool);
-    let ran = tool.made.run(&ctx, &arguments).await;
+    let ran = tool.made.run(&ctx, tools.scripts(), &arguments).await;
     let output = ran.map(|answer| tool.made.output(answer));
     let outcome = match &output {
         Ok(output) if output.is_error => "failed",

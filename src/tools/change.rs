@@ -107,7 +107,9 @@ pub(super) fn meaning(manifest: &Manifest) -> store::Meaning {
 }
 
 pub(super) async fn create(ctx: Ctx, input: Create, tools: Tools) -> Result<Changed> {
+    let implementation = input.manifest.implementation.0.clone();
     let draft = Draft::of(&tools, input.manifest)?;
+    tools.check_script(&ctx, &implementation).await?;
     let id = input.tool_id;
     ctx.write(move |scope, tx| add(scope, tx, id.clone(), &draft))
         .await
@@ -246,6 +248,8 @@ pub(super) async fn update(ctx: Ctx, input: Update, tools: Tools) -> Result<Chan
     }
     let draft = Manifest::read(&whole).and_then(|manifest| Draft::of(&tools, manifest));
     let draft = draft.map_err(|error| below(error, "/manifest"))?;
+    let checked = tools.check_script(&ctx, &whole["implementation"]).await;
+    checked.map_err(|error| below(error, "/manifest"))?;
     ctx.write(move |scope, tx| {
         let mut tool = find(tx, &tool_id)?;
         if tool.newest != newest.number {

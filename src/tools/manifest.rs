@@ -12,6 +12,7 @@ use super::http::Http;
 use super::task::Work;
 use crate::error::{Error, Result};
 use crate::op::{self, Block, Output, below, given};
+use crate::script::Script;
 
 /// Bytes of a manifest.
 const BYTES: usize = 64 << 10;
@@ -141,12 +142,14 @@ impl Default for Limits {
 }
 
 /// The types of implementations.
-pub(super) const KINDS: [&str; 2] = ["http", "task"];
+pub(super) const KINDS: [&str; 3] = ["http", "script", "task"];
 
 /// How a tool is done.
 pub(crate) enum Implementation {
     /// By an HTTP call.
     Http(Box<Http>),
+    /// By a script.
+    Script(Box<Script>),
     /// By an executor.
     Task(Box<Work>),
 }
@@ -159,6 +162,9 @@ impl Implementation {
             "http" => op::parse(given)
                 .and_then(|http| Http::ready(http, manifest))
                 .map(|http| Self::Http(Box::new(http))),
+            "script" => op::parse(given)
+                .and_then(Script::ready)
+                .map(|script| Self::Script(Box::new(script))),
             "task" => op::parse(given)
                 .and_then(|work| Work::ready(work, manifest))
                 .map(|work| Self::Task(Box::new(work))),
@@ -174,6 +180,7 @@ impl Implementation {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Http(_) => "http",
+            Self::Script(_) => "script",
             Self::Task(_) => "task",
         }
     }
@@ -182,7 +189,7 @@ impl Implementation {
     fn only_reads(&self) -> bool {
         match self {
             Self::Http(http) => http.only_reads(),
-            Self::Task(_) => false,
+            Self::Script(_) | Self::Task(_) => false,
         }
     }
 }

@@ -29,7 +29,8 @@ use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::id::ToolId;
-use crate::op::{List, Permission};
+use crate::op::{self, List, Permission};
+use crate::script::{Script, Scripts};
 use crate::store::Tx;
 pub(crate) use manifest::Compiled;
 
@@ -150,6 +151,7 @@ struct Shared {
     reserved: OnceLock<Vec<&'static str>>,
     /// The tools of all tenants, by name.
     common: BTreeMap<String, Tool>,
+    scripts: Scripts,
 }
 
 /// Tools by the hash of their manifest, which is all that they are made of: whose they are makes no difference. What was not
@@ -241,6 +243,21 @@ impl Tools {
         let name = name.to_owned();
         let found = ctx.read(move |_, tx| store::find_live(tx, &name)).await?;
         found.map(|live| self.ready(live)).transpose()
+    }
+
+    /// What runs the scripts among them.
+    fn scripts(&self) -> &Scripts {
+        &self.0.scripts
+    }
+
+    /// Refuses a script that can't be read, where a manifest gives one.
+    async fn check_script(&self, ctx: &Ctx, implementation: &Value) -> Result<()> {
+        if manifest::kind_of(implementation) != "script" {
+            return Ok(());
+        }
+        let script: Script = op::parse(implementation)?;
+        let checked = self.scripts().check(ctx, &script).await;
+        checked.map_err(|error| op::below(error, "/implementation"))
     }
 
     /// As [`Tools::find`], in a transaction.

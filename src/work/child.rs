@@ -15,6 +15,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 
+use crate::places::program;
+
 use super::output::{Output, Said, tail};
 
 /// Time that a command has between being asked to end and being killed.
@@ -53,7 +55,7 @@ impl Child {
         environment: &[(&'static str, String)],
         task: &str,
     ) -> std::io::Result<(Self, Pipes)> {
-        let mut process = Command::new(executable()?)
+        let mut process = Command::new(program()?)
             .args(["supervise", "--", command])
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
@@ -149,15 +151,6 @@ async fn keep_tail(mut stderr: ChildStderr) -> String {
     tail(String::from_utf8_lossy(&kept).trim_end(), STDERR).to_owned()
 }
 
-/// This program, as a path that also works after an update has replaced the file.
-fn executable() -> std::io::Result<std::path::PathBuf> {
-    if cfg!(target_os = "linux") {
-        Ok("/proc/self/exe".into())
-    } else {
-        std::env::current_exe()
-    }
-}
-
 /// An exit status as one number, the way shells show it.
 fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
@@ -177,7 +170,7 @@ pub async fn supervise(command: &str) -> std::io::Result<ExitCode> {
         signal(SignalKind::interrupt())?,
         signal(SignalKind::hangup())?,
     );
-    let mut process = Command::new(executable()?);
+    let mut process = Command::new(program()?);
     if cfg!(target_os = "linux") {
         process.args(["bound", &std::process::id().to_string(), "--", command]);
     } else {

@@ -53,6 +53,8 @@ mod questions;
 mod resources;
 mod resources_access;
 mod resources_service;
+mod scripts;
+mod scripts_escapes;
 mod secrets;
 mod secrets_kept;
 mod steering;

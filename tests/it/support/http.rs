@@ -81,7 +81,8 @@ impl Builder {
             let pair = shown.write(home.path());
             (settings.tls_cert, settings.tls_key) = (Some(pair.cert), Some(pair.key));
         }
-        let config = settings.complete(Settings::default()).unwrap();
+        let mut config = settings.complete(Settings::default()).unwrap();
+        config.program = env!("CARGO_BIN_EXE_baton").into();
         let (clock, random) = if self.foreseeable {
             (Clock::manual(super::START), Random::seeded(7))
         } else {

@@ -41,9 +41,10 @@ pub struct Server {
 pub fn config(home: &Home) -> Config {
     let mut settings = Settings::default();
     home.settle(&mut settings);
-    settings
-        .complete(Settings::default())
-        .expect("the defaults are right")
+    let config = settings.complete(Settings::default());
+    let mut config = config.expect("the defaults are right");
+    config.program = env!("CARGO_BIN_EXE_baton").into();
+    config
 }
 
 impl Server {
