@@ -36,20 +36,22 @@ use listen::Room;
 ///
 /// # Errors
 /// The listener is not usable.
-pub async fn serve<S: Serves>(
+pub fn serve<S: Serves>(
     app: App,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     front: impl FnOnce(Router) -> S,
-) -> std::io::Result<()> {
+) -> impl Future<Output = std::io::Result<()>> {
     let served = guarded(&app, front);
-    let (config, stopping) = (&app.config, app.stopping().clone());
-    let room = Room::new(config.max_connections).shared(&app.system, &config.trusted_proxies);
-    let watching = tls.clone().map(|tls| tls.watch(stopping.clone()));
-    let port = (listener, tls);
-    let serving = listen::listen(port, served, room, stopping, listen::GRACE);
-    let (served, _) = tokio::join!(serving, OptionFuture::from(watching));
-    served
+    async move {
+        let (config, stopping) = (&app.config, app.stopping().clone());
+        let room = Room::new(config.max_connections).shared(&app.system, &config.trusted_proxies);
+        let watching = tls.clone().map(|tls| tls.watch(stopping.clone()));
+        let port = (listener, tls);
+        let serving = listen::listen(port, served, room, stopping, listen::GRACE);
+        let (served, _) = tokio::join!(serving, OptionFuture::from(watching));
+        served
+    }
 }
 
 /// All that is served, behind the guard.

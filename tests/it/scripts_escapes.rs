@@ -19,8 +19,9 @@ const ESCAPES: [(&str, &str); 22] = [
         "",
     ),
     (
+        // Its time or its memory is over, whichever comes first.
         "async function main() { const f = () => Promise.resolve().then(f); return f(); }",
-        "longer than 2000 ms",
+        "",
     ),
     (
         "async function main() { const f = async () => { f(); f(); await 0; f(); }; await f(); }",

@@ -10,7 +10,7 @@ use super::http::{Answer, HttpServer};
 /// The revision without sessions.
 pub(crate) const MODERN: &str = "2026-07-28";
 /// How long a test waits for something that must come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request of the modern era.
 pub(crate) fn modern(method: &str, mut params: Value) -> Value {
