@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Plays the report job over every transport, with two executors each: run.py --baton PATH [--transport NAME] [--show]
+"""Plays the report job over every transport, with two executors each, and the README's guide for two tenants:
+run.py --baton PATH [--transport NAME] [--show]
 
 Prints `N passed, N failed`. Run it with a Python that has the official SDK (pip install mcp).
 """
 
 import argparse
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -91,6 +93,27 @@ def play(baton, transport, home, show):
     return f"exit code {done.returncode}, missing {missing}\n{done.stdout}{done.stderr}{executors}"
 
 
+def guide(baton, home, show):
+    """Runs what the README says about two tenants. Returns what went wrong, or nothing."""
+    readme = (ROOT / "README.md").read_text()
+    script = re.search(r"^### Two tenants.*?^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE).group(1)
+    expected = re.findall(r"# → (.+)", script)
+    with server(baton, home) as url:
+        script = script.replace("http://127.0.0.1:5050", url)
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=home, env=environment(home), capture_output=True, text=True, timeout=60, check=False
+        )
+    if show:
+        print(done.stdout)
+    # In the order of the guide: what comes later must not stand for what was missed.
+    rest = done.stdout
+    for text in expected:
+        before, found, rest = rest.partition(text)
+        if not found:
+            return f"exit code {done.returncode}, {text!r} is missing from\n{before}{done.stderr}"
+    return None if expected and done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--baton", default="baton", help="the program to test")
@@ -99,17 +122,20 @@ def main():
     arguments = parser.parse_args()
     baton = str(pathlib.Path(arguments.baton).resolve()) if "/" in arguments.baton else arguments.baton
     passed = failed = 0
-    for transport in arguments.transport or ["stdio", "http", "sse"]:
+    parts = {f"report over {name}": functools.partial(play, baton, name) for name in arguments.transport or ["stdio", "http", "sse"]}
+    if not arguments.transport:
+        parts["two tenants"] = functools.partial(guide, baton)
+    for name, part in parts.items():
         with tempfile.TemporaryDirectory() as home:
             try:
-                wrong = play(baton, transport, pathlib.Path(home), arguments.show)
+                wrong = part(pathlib.Path(home), arguments.show)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 wrong = repr(error)
         if wrong is None:
             passed += 1
         else:
             failed += 1
-            print(f"report over {transport}: {wrong}", file=sys.stderr)
+            print(f"{name}: {wrong}", file=sys.stderr)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
