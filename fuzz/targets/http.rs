@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 static ROUTES: LazyLock<Guarded<Front>> = LazyLock::new(|| {
     let _entered = SERVER.runtime.enter();
-    baton::http::guarded(&SERVER.app, |others| baton::transport::front(&SERVER.app, others))
+    baton::http::guarded(&SERVER.app, |others| {
+        baton::transport::front(&SERVER.app, others)
+    })
 });
 
 /// `METHOD path`, a header a line, an empty line, the body.

@@ -14,7 +14,9 @@ use tower_service::Service;
 
 static ROUTES: LazyLock<Guarded<Front>> = LazyLock::new(|| {
     let _entered = SERVER.runtime.enter();
-    baton::http::guarded(&SERVER.app, |others| baton::transport::front(&SERVER.app, others))
+    baton::http::guarded(&SERVER.app, |others| {
+        baton::transport::front(&SERVER.app, others)
+    })
 });
 
 /// A state that was given for cancelling `top`, whose subtask is being worked on.

@@ -22,7 +22,8 @@ from server import Server
 # By how much Baton lets an issuer's clock differ from its own, and seconds for which the first tokens are good beyond that.
 LEEWAY, LIFETIME = 60, 10
 READ, ORCHESTRATE, EXECUTE = "tasks:read", "tasks:orchestrate", "tasks:execute"
-MEMORY = ["memory:read", "memory:write"]
+# What is asked for besides.
+MORE = ["memory:read", "memory:write", "resources:read", "resources:write", "tools:call", "tools:write"]
 CALLBACK = "http://127.0.0.1:9/callback"
 DOCUMENT = "https://client.example/baton-test.json"
 
@@ -111,7 +112,7 @@ def tokens_for_others(url, issuer):
 def main(binary, registration, *command):
     is_documented = registration == "documented"
     issuer = Issuer(
-        [READ, ORCHESTRATE, EXECUTE, *MEMORY, "offline_access"], documents() if is_documented else None, lifetime=LIFETIME, leeway=LEEWAY
+        [READ, ORCHESTRATE, EXECUTE, *MORE, "offline_access"], documents() if is_documented else None, lifetime=LIFETIME, leeway=LEEWAY
     )
     port = free_port()
     url = f"http://127.0.0.1:{port}"
