@@ -358,7 +358,11 @@ impl Flusher {
 
     /// Flushes groups until the writer has ended.
     fn run(self) {
-        while let Ok(group) = self.groups.recv() {
+        while let Ok(first) = self.groups.recv() {
+            // A group that came while the one before was answered is flushed along.
+            let groups: Vec<_> = std::iter::once(first)
+                .chain(self.groups.try_iter())
+                .collect();
             let begun = self.clock.steady();
             // A group that wrote nothing may tell of one that did, of this process or of another.
             if let Err(error) = self.wal.sync_data() {
@@ -367,14 +371,16 @@ impl Flusher {
                 self.state.is_broken.store(true, Ordering::Relaxed);
             }
             if self.state.check().is_err() {
-                group.fail();
+                groups.into_iter().for_each(Group::fail);
                 continue;
             }
             let took = self.clock.steady().since(begun).as_micros();
             let took = u64::try_from(took).unwrap_or(u64::MAX);
             self.state.took.store(took, Ordering::Relaxed);
-            self.hub.committed(&group.told);
-            self.desk.finish(group.jobs);
+            for group in groups {
+                self.hub.committed(&group.told);
+                self.desk.finish(group.jobs);
+            }
         }
     }
 }
