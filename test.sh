@@ -221,6 +221,7 @@ bench)
         step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true
         step "what must not grow" 1800 python3 benches/scale.py "$binary" || true
         step "scripts beside others" 600 python3 benches/scripts.py "$binary" || true
+        step "tools of tenants" 600 python3 benches/tools.py "$binary" || true
     fi
     ;;
 *)
