@@ -1,11 +1,9 @@
--- What tenants have registered to be read, written and queried. uri is what everybody may see; what of it is secret is in
--- sealed, with the tenant's key.
+-- What tenants have registered to be read and written. uri is what everybody may see: it holds no secret.
 CREATE TABLE resources (
     tenant_id   TEXT   NOT NULL,
     resource_id TEXT   NOT NULL,
     kind        TEXT   NOT NULL,
     uri         TEXT   NOT NULL,
-    sealed      BYTEA,
     access      TEXT   NOT NULL,
     metadata    TEXT   NOT NULL,
     created_at  BIGINT NOT NULL,

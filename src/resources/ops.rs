@@ -36,7 +36,7 @@ fn operations(kept: Arc<Kept>) -> Vec<Op> {
             .sample(|| json!({"resource_id": "docs", "type": "file_storage", "uri": "file://tenant/docs",
                 "access_permissions": ["read", "executor:write"], "metadata": {"title": "Notes"}})),
         Op::read("resource_list", Consult, register::list)
-            .about("List resources", "List what you may read, write or query: folders, databases and services of the tenant.")
+            .about("List resources", "List what you may read or write: folders and services of the tenant.")
             .at("GET", "/api/v1/resources")
             .at("GET", "/resources")
             .sample(|| json!({"limit": 10})),

@@ -178,7 +178,7 @@ fn keep(
         }
         None => REGISTERED,
     };
-    store::save(tx, &entry, None)?;
+    store::save(tx, &entry)?;
     let data = json!({"type": entry.kind, "uri": entry.uri, "access_permissions": entry.access});
     events::append(scope, tx, event, entry.id.as_str(), &data)?;
     Ok(entry)

@@ -28,18 +28,17 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
 }
 
-pub(super) fn save(tx: &mut Tx<'_>, entry: &Entry, sealed: Option<Vec<u8>>) -> Result<()> {
+pub(super) fn save(tx: &mut Tx<'_>, entry: &Entry) -> Result<()> {
     tx.put(
-        "INSERT INTO resources (tenant_id, resource_id, kind, uri, sealed, access, metadata, created_at, created_by, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        "INSERT INTO resources (tenant_id, resource_id, kind, uri, access, metadata, created_at, created_by, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (tenant_id, resource_id) DO UPDATE SET kind = excluded.kind, uri = excluded.uri,
-             sealed = excluded.sealed, access = excluded.access, metadata = excluded.metadata, updated_at = excluded.updated_at",
+             access = excluded.access, metadata = excluded.metadata, updated_at = excluded.updated_at",
         vals![
             tx.tenant(),
             &entry.id,
             entry.kind.name(),
             &entry.uri,
-            sealed,
             json(&entry.access)?,
             json(&entry.metadata)?,
             entry.created_at,
