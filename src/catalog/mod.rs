@@ -4,7 +4,7 @@
 mod own;
 mod published;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,8 @@ use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::op::{
-    Class, Content, Item, List, Op, Output, Params, Permission, Prompt, Reader, Resource,
+    Class, Completer, Content, Item, List, Op, Output, Params, Permission, Prompt, Reader,
+    Resource, Typed,
 };
 use crate::page::Position;
 use crate::presence::Stay;
@@ -351,8 +352,8 @@ impl Catalog {
         &self,
         ctx: &Ctx,
         template: &str,
-        variable: &str,
-        prefix: &str,
+        (variable, prefix): (&str, &str),
+        settled: BTreeMap<String, String>,
     ) -> Result<Suggestions> {
         let kind = self
             .parts
@@ -371,10 +372,24 @@ impl Catalog {
             return Ok(Suggestions::none());
         }
         let _pass = ctx.admit(Class::Read)?;
-        let (complete, variable, prefix) = (kind.complete, variable.to_owned(), prefix.to_owned());
-        let asked = Suggestions::ASKED;
-        let found = ctx.read(move |scope, tx| complete(scope, tx, &variable, &prefix, asked));
-        found.await.map(Suggestions::of)
+        let (variable, begin, most) = (variable.to_owned(), prefix.to_owned(), Suggestions::ASKED);
+        let found = match &kind.complete {
+            Completer::Stored(complete) => {
+                let complete = *complete;
+                let find = ctx.read(move |scope, tx| complete(scope, tx, &variable, &begin, most));
+                find.await
+            }
+            Completer::Live(complete) => {
+                let typed = Typed {
+                    variable,
+                    begin,
+                    settled,
+                    most,
+                };
+                complete(ctx.clone(), typed).await
+            }
+        };
+        found.map(Suggestions::of)
     }
 
     /// Values for `argument` of the prompt `name` that begin with `prefix`.

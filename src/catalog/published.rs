@@ -6,7 +6,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::op::{Argument, Body, Content, Item, Prompt, Reader, Resource, Wording};
+use crate::op::{Argument, Body, Completer, Content, Item, Prompt, Reader, Resource, Wording};
 use crate::tasks::recent;
 
 /// A document that ships with the server.
@@ -132,7 +132,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 })
             }),
             list: Some(|_, _, _, _| Ok((items("schemas", schemas()), None))),
-            complete: |_, _, _, prefix, _| Ok(names(schemas(), prefix)),
+            complete: Completer::Stored(|_, _, _, prefix, _| Ok(names(schemas(), prefix))),
             changed_by: |_| None,
         },
         Resource {
@@ -149,7 +149,7 @@ pub(super) fn resources() -> Vec<Resource> {
                 })
             }),
             list: Some(|_, _, _, _| Ok((items("guides", GUIDES), None))),
-            complete: |_, _, _, prefix, _| Ok(names(GUIDES, prefix)),
+            complete: Completer::Stored(|_, _, _, prefix, _| Ok(names(GUIDES, prefix))),
             changed_by: |_| None,
         },
     ]

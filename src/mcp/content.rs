@@ -248,10 +248,14 @@ pub(super) async fn complete(
 ) -> Result<CompleteResult, ErrorData> {
     let argument = &request.argument;
     let found = match &request.r#ref {
-        Reference::Resource(template) => catalog
-            .complete(ctx, &template.uri, &argument.name, &argument.value)
-            .await
-            .map_err(|error| protocol_error(&error))?,
+        Reference::Resource(template) => {
+            let settled = request.context.as_ref();
+            let settled = settled.and_then(|context| context.arguments.clone());
+            let settled = settled.unwrap_or_default().into_iter().collect();
+            let typed = (argument.name.as_str(), argument.value.as_str());
+            let found = catalog.complete(ctx, &template.uri, typed, settled).await;
+            found.map_err(|error| protocol_error(&error))?
+        }
         Reference::Prompt(prompt) => catalog
             .complete_argument(ctx, &prompt.name, &argument.name, &argument.value)
             .await

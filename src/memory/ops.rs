@@ -13,7 +13,7 @@ use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::id::{AgentId, MemoryId};
-use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Resource};
+use crate::op::{Body, Completer, Content, Item, Items, Op, Params, Permission, Reader, Resource};
 use crate::page::Position;
 use crate::store::Tx;
 
@@ -76,7 +76,7 @@ pub fn resources() -> Vec<Resource> {
             permission: Some(Permission::Recall),
             read: Reader::Stored(read_agent),
             list: Some(items),
-            complete,
+            complete: Completer::Stored(complete),
             changed_by: |event| {
                 let agent_id = changed(event)?;
                 Some(format!("baton://memory/{agent_id}"))
@@ -91,7 +91,7 @@ pub fn resources() -> Vec<Resource> {
             permission: Some(Permission::Recall),
             read: Reader::Stored(read_one),
             list: None,
-            complete,
+            complete: Completer::Stored(complete),
             changed_by: |event| {
                 let agent_id = changed(event)?;
                 Some(format!("baton://memory/{agent_id}/{}", event.subject))

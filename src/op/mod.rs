@@ -25,8 +25,8 @@ pub use follow::{Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
 pub use given::given;
 pub use output::{Block, Body, Document, Message, Output, Speaker};
 pub use resource::{
-    Argument, Content, Item, Items, List, Messages, Params, Prompt, Reader, Reading, Resource,
-    Values, Wording,
+    Argument, Completer, Completing, Content, Item, Items, List, Messages, Params, Prompt, Reader,
+    Reading, Resource, Typed, Values, Wording,
 };
 pub(crate) use schema::{below, of_input, parse};
 pub use schema::{check, compile, pointer};

@@ -60,6 +60,30 @@ pub enum Reader {
     Live(Box<dyn Fn(Ctx, Params) -> Reading + Send + Sync>),
 }
 
+/// What somebody types for a variable of a template.
+#[derive(Debug)]
+pub struct Typed {
+    /// The variable.
+    pub variable: String,
+    /// How its value begins.
+    pub begin: String,
+    /// The values of other variables that are settled.
+    pub settled: BTreeMap<String, String>,
+    /// How many values to find at most.
+    pub most: u32,
+}
+
+/// How values are found live.
+pub type Completing = Pin<Box<dyn Future<Output = Result<Vec<String>>> + Send>>;
+
+/// How values are found for a variable that begin with a text, best first.
+pub enum Completer {
+    /// In the database alone: of a variable, with a text, at most so many.
+    Stored(fn(&Scope, &mut Tx<'_>, &str, &str, u32) -> Result<Vec<String>>),
+    /// Wherever they are.
+    Live(Box<dyn Fn(Ctx, Typed) -> Completing + Send + Sync>),
+}
+
 /// A kind of resource. Its URIs are `template` (RFC 6570) with its variables filled in: `{name}` is
 /// one segment, `{+name}` all that is left.
 pub struct Resource {
@@ -77,8 +101,8 @@ pub struct Resource {
     pub read: Reader,
     /// At most the given number of those that exist, behind a position. `None` when they aren't listed.
     pub list: Option<Lister>,
-    /// At most the given number of values for a variable that begin with a text, best first.
-    pub complete: fn(&Scope, &mut Tx<'_>, &str, &str, u32) -> Result<Vec<String>>,
+    /// Finds values for its variables.
+    pub complete: Completer,
     /// The URI that an event changed, if it is of this kind.
     pub changed_by: fn(&Event) -> Option<String>,
     /// What a caller must be allowed to do; `None` for what everybody may read.

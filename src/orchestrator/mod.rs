@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::TaskId;
-use crate::op::{self, Body, Content, Item, Items, Op, Params, Permission, Reader, Resource};
+use crate::op::{
+    self, Body, Completer, Content, Item, Items, Op, Params, Permission, Reader, Resource,
+};
 use crate::page::Position;
 use crate::store::Tx;
 use crate::tasks::{Task, store};
@@ -116,7 +118,9 @@ pub fn resources() -> Vec<Resource> {
                 })
             }),
             list: Some(items),
-            complete: |_, tx, _, prefix, limit| store::ids_with_prefix(tx, prefix, limit),
+            complete: Completer::Stored(|_, tx, _, prefix, limit| {
+                store::ids_with_prefix(tx, prefix, limit)
+            }),
             changed_by: |event| {
                 event
                     .kind
@@ -142,7 +146,9 @@ pub fn resources() -> Vec<Resource> {
                 })
             }),
             list: None,
-            complete: |_, tx, _, prefix, limit| store::ids_with_prefix(tx, prefix, limit),
+            complete: Completer::Stored(|_, tx, _, prefix, limit| {
+                store::ids_with_prefix(tx, prefix, limit)
+            }),
             changed_by: |event| {
                 const ENDS: [&str; 3] = [
                     "dev.baton.task.completed",

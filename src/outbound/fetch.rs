@@ -257,6 +257,10 @@ impl Outside {
             .request(request.method.clone(), url.clone())
             .headers(request.headers.clone());
         if let Some(body) = &request.body {
+            if body.is_empty() {
+                // Nobody else says so, and some servers want to know.
+                call = call.header(CONTENT_LENGTH, 0);
+            }
             call = call.body(body.clone());
         }
         call.send().await.map_err(|error| {

@@ -12,15 +12,14 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Entry;
-use super::files::Change;
 use super::places::{encoded, parts};
+use super::{Entry, reading};
 use crate::clock::Time;
 use crate::ctx::Ctx;
 use crate::error::{Error, Kind, Result};
+use crate::folders::Change;
 use crate::id::{ResourceId, SecretName, TenantId};
 use crate::outbound::{Answer, Bounds, Request};
-use crate::secrets;
 
 /// Answers that are kept, and bytes of one at most.
 const KEPT: usize = 64;
@@ -122,12 +121,7 @@ async fn call(
     let calls = calls(&entry.metadata)?;
     extra.extend(headers(&calls)?);
     if let Some(auth) = calls.auth {
-        let name = auth.secret.clone();
-        let open =
-            ctx.read(move |scope, tx| secrets::resolve(scope, tx, std::slice::from_ref(&name)));
-        let mut opened = open.await?;
-        let secret = opened.remove(&auth.secret);
-        let secret = secret.ok_or_else(|| Error::internal("a secret that was found is there"))?;
+        let secret = reading::secret(ctx, &auth.secret).await?;
         let (header, text) = match &auth.header {
             None => (AUTHORIZATION, format!("Bearer {}", secret.reveal())),
             Some(name) => {
@@ -194,8 +188,7 @@ pub(super) async fn read(
 pub(super) async fn write(
     ctx: &Ctx,
     entry: &Entry,
-    (path, mime_type): (&str, &'static str),
-    change: Change,
+    (path, mime_type, change): (&str, &'static str, Change),
 ) -> Result<()> {
     let mut headers = HeaderMap::new();
     let (method, body) = match change {

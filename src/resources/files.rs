@@ -1,322 +1,181 @@
-//! Files of a folder: listed, read and written part by part of their path, each opened from the folder before it and never
-//! through a link. What is neither file nor folder is not there. Everything here blocks.
+//! Files of a `file_storage`: in a folder of the disk (`folders`) or in an object store (`buckets`), with what the
+//! registration's metadata says about it. Where folders may lie is for `places` to say.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
-use std::path::Path;
+use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, renameat, statat, unlinkat,
-};
-use rustix::io::Errno;
+use dashmap::DashMap;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
 
-use super::places::{FRESH, Place};
-use crate::clock::Time;
-use crate::error::{Error, Kind, Result};
+use super::places::{self, parts};
+use super::{Entry, reading};
+use crate::allowance::Quota;
+use crate::buckets::{self, Bucket, Stores, Terms};
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::folders::{Change, Folder, Found, Named, Place};
+use crate::id::{SecretName, TenantId};
 
-/// Names of a folder that are looked at, and shown.
-const LOOKED_AT: usize = 10_000;
-const SHOWN: usize = 1_000;
-/// Files that are counted to see what a tenant stores.
-const COUNTED: usize = 100_000;
+/// Whoever writes in a tenant's own folder, one after the other: each counts what is there before.
+#[derive(Debug, Default)]
+pub(super) struct Turns(DashMap<TenantId, Arc<Mutex<()>>>);
 
-const AS_FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
-/// Whoever opens a pipe would wait for its other end.
-const AS_FILE: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
-
-/// One name in a folder.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Named {
-    pub(super) name: String,
-    pub(super) is_folder: bool,
-    pub(super) bytes: u64,
-    pub(super) modified_at: Time,
+/// What the registration's metadata says of a store.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Store {
+    region: Option<String>,
+    endpoint: Option<String>,
+    auth: Option<Auth>,
 }
 
-/// What is at a path.
-#[derive(Debug)]
-pub(super) enum Found {
-    /// A folder: what is in it, by name, and whether there is more.
-    Folder(Vec<Named>, bool),
-    /// A part of a file.
-    File {
-        bytes: Vec<u8>,
-        of: u64,
-        modified_at: Time,
-    },
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Auth {
+    secret: SecretName,
 }
 
-/// What is written at a path.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// A file, whole.
-    Put(Vec<u8>),
-    /// Nothing: the file, or the empty folder, goes.
-    Remove,
+fn store(metadata: &Map<String, Value>) -> Result<Store> {
+    Store::deserialize(Value::Object(metadata.clone())).map_err(|error| {
+        let message =
+            format!("region, endpoint or auth ({{secret}}) are not as they must be: {error}");
+        Error::invalid_at("/metadata", message)
+    })
 }
 
-/// A folder that is open. It stays the same folder, whatever is renamed.
-#[derive(Debug)]
-pub(super) struct Folder(OwnedFd);
-
-impl Folder {
-    /// Opens the folder of a resource. `data` is Baton's own, which is in no resource.
-    pub(super) fn open(place: &Place, data: &Path) -> Result<Self> {
-        if place.is_own {
-            let mut builder = std::fs::DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(&place.base);
-            made.map_err(failed)?;
-        }
-        // What the operator named is trusted: it may be a link.
-        let base = File::open(&place.base).map_err(|_| nothing())?;
-        let base = Self(base.into());
-        let below: Vec<&str> = place.below.iter().map(String::as_str).collect();
-        let folder = base.walk(&below, place.is_own)?;
-        if !place.is_own {
-            folder.is_not(data)?;
-        }
-        Ok(folder)
+/// Whether a registration's metadata gives a store a secret, and whether it says anything that can't be.
+pub(super) fn takes_secret(uri: &str, metadata: &Map<String, Value>) -> Result<bool> {
+    if !buckets::is_store(uri) {
+        return Ok(false);
     }
+    let store = store(metadata)?;
+    buckets::check(&terms(&store))?;
+    Ok(store.auth.is_some())
+}
 
-    /// Refuses to be a folder above or below Baton's own data, or that itself.
-    fn is_not(&self, data: &Path) -> Result<()> {
-        let own = fstat(&self.0).map_err(gone)?;
-        let same = |other: &Stat| other.st_dev == own.st_dev && other.st_ino == own.st_ino;
-        let data = data.canonicalize().map_err(failed)?;
-        let mut above = data.ancestors();
-        let is_around = above.any(|folder| {
-            let found = rustix::fs::stat(folder);
-            found.is_ok_and(|found| same(&found))
-        });
-        let mut up = openat(&self.0, ".", AS_FOLDER, Mode::empty()).map_err(gone)?;
-        let inner = rustix::fs::stat(&data).map_err(gone)?;
-        let mut is_within = false;
-        for _ in 0..64 {
-            let here = fstat(&up).map_err(gone)?;
-            is_within |= here.st_dev == inner.st_dev && here.st_ino == inner.st_ino;
-            let parent = openat(&up, "..", AS_FOLDER, Mode::empty()).map_err(gone)?;
-            let above = fstat(&parent).map_err(gone)?;
-            if above.st_dev == here.st_dev && above.st_ino == here.st_ino {
-                break;
-            }
-            up = parent;
-        }
-        if is_around || is_within {
-            let message = "Baton's own data lies there; the operator must open another folder";
-            return Err(Error::invalid_at("/uri", message));
-        }
-        Ok(())
-    }
-
-    fn walk(&self, parts: &[&str], make: bool) -> Result<Self> {
-        let mut at = self.0.try_clone().map_err(failed)?;
-        for part in parts {
-            let next = match openat(&at, *part, AS_FOLDER, Mode::empty()) {
-                Err(Errno::NOENT) if make => {
-                    match mkdirat(&at, *part, Mode::from_raw_mode(0o755)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(error) => return Err(failed(error.into())),
-                    }
-                    openat(&at, *part, AS_FOLDER, Mode::empty())
-                }
-                next => next,
-            };
-            at = next.map_err(gone)?;
-        }
-        Ok(Self(at))
-    }
-
-    /// What is at a path: of a file `length` bytes from `offset` on.
-    pub(super) fn read(&self, parts: &[&str], (offset, length): (u64, usize)) -> Result<Found> {
-        let Some((name, above)) = parts.split_last() else {
-            return self.list();
-        };
-        let above = self.walk(above, false)?;
-        let file = openat(&above.0, *name, AS_FILE, Mode::empty()).map_err(gone)?;
-        let about = fstat(&file).map_err(gone)?;
-        match FileType::from_raw_mode(about.st_mode) {
-            FileType::Directory => Self(file).list(),
-            FileType::RegularFile => {
-                let (file, mut bytes) = (File::from(file), vec![0; length]);
-                let mut read = 0;
-                while read < length {
-                    match file.read_at(&mut bytes[read..], offset.saturating_add(read as u64)) {
-                        Ok(0) => break,
-                        Ok(count) => read += count,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(failed(error)),
-                    }
-                }
-                bytes.truncate(read);
-                Ok(Found::File {
-                    bytes,
-                    of: size(&about),
-                    modified_at: modified(&about),
-                })
-            }
-            _ => Err(nothing()),
-        }
-    }
-
-    fn list(&self) -> Result<Found> {
-        let (mut found, mut is_cut) = (Vec::new(), false);
-        for (at, entry) in Dir::read_from(&self.0).map_err(gone)?.enumerate() {
-            let entry = entry.map_err(gone)?;
-            is_cut |= at > LOOKED_AT;
-            if is_cut {
-                break;
-            }
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            if matches!(name, "." | "..") || super::places::parts(name).is_err() {
-                continue;
-            }
-            let Ok(about) = statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                continue;
-            };
-            let kind = FileType::from_raw_mode(about.st_mode);
-            if !matches!(kind, FileType::RegularFile | FileType::Directory) {
-                continue;
-            }
-            let is_folder = kind == FileType::Directory;
-            found.push(Named {
-                name: name.to_owned(),
-                is_folder,
-                bytes: if is_folder { 0 } else { size(&about) },
-                modified_at: modified(&about),
-            });
-        }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        is_cut |= found.len() > SHOWN;
-        found.truncate(SHOWN);
-        Ok(Found::Folder(found, is_cut))
-    }
-
-    /// The size of the file at a path, if there is one.
-    pub(super) fn size(&self, parts: &[&str]) -> Option<u64> {
-        let (name, above) = parts.split_last()?;
-        let above = self.walk(above, false).ok()?;
-        let about = statat(&above.0, *name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        Some(size(&about))
-    }
-
-    /// Changes what is at a path, whole or not at all. `fresh` names no other file that is being written.
-    pub(super) fn change(&self, parts: &[&str], change: &Change, fresh: &str) -> Result<()> {
-        let Some((name, above)) = parts.split_last() else {
-            return Err(Error::invalid_at("/path", "must name a file"));
-        };
-        match change {
-            Change::Put(bytes) => {
-                let folder = self.walk(above, true)?;
-                let fresh = format!("{FRESH}{fresh}");
-                let written = folder.put(name, bytes, &fresh);
-                if written.is_err() {
-                    // Perhaps it was not even made.
-                    let _ = unlinkat(&folder.0, fresh.as_str(), AtFlags::empty());
-                }
-                written
-            }
-            Change::Remove => {
-                let folder = self.walk(above, false)?;
-                let about = statat(&folder.0, *name, AtFlags::SYMLINK_NOFOLLOW).map_err(gone)?;
-                let how = match FileType::from_raw_mode(about.st_mode) {
-                    FileType::RegularFile => AtFlags::empty(),
-                    FileType::Directory => AtFlags::REMOVEDIR,
-                    _ => return Err(nothing()),
-                };
-                unlinkat(&folder.0, *name, how).map_err(|error| failed(error.into()))
-            }
-        }
-    }
-
-    fn put(&self, name: &str, bytes: &[u8], fresh: &str) -> Result<()> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.0, fresh, flags, Mode::from_raw_mode(0o644));
-        let mut file = File::from(file.map_err(|error| failed(error.into()))?);
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(failed)?;
-        renameat(&self.0, fresh, &self.0, name).map_err(|error| failed(error.into()))?;
-        let folder = self.0.as_fd().try_clone_to_owned().map_err(failed)?;
-        File::from(folder).sync_all().map_err(failed)
-    }
-
-    /// Bytes of all files below.
-    pub(super) fn bytes(&self) -> Result<u64> {
-        let (mut bytes, mut seen) = (0_u64, 0);
-        let mut folders = vec![self.walk(&[], false)?];
-        while let Some(folder) = folders.pop() {
-            for entry in Dir::read_from(&folder.0).map_err(gone)? {
-                let entry = entry.map_err(gone)?;
-                let name = entry.file_name();
-                if matches!(name.to_bytes(), b"." | b"..") {
-                    continue;
-                }
-                seen += 1;
-                if seen > COUNTED {
-                    let message = format!("there are more than {COUNTED} files; remove some");
-                    return Err(Error::new(Kind::Limited, "quota_exceeded", message));
-                }
-                let Ok(about) = statat(&folder.0, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                    continue;
-                };
-                match FileType::from_raw_mode(about.st_mode) {
-                    FileType::RegularFile => bytes += size(&about),
-                    FileType::Directory => {
-                        if let Ok(below) = openat(&folder.0, name, AS_FOLDER, Mode::empty()) {
-                            folders.push(Self(below));
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(bytes)
+fn terms(store: &Store) -> Terms<'_> {
+    Terms {
+        region: store.region.as_deref(),
+        endpoint: store.endpoint.as_deref(),
+        secret: None,
     }
 }
 
-fn size(about: &Stat) -> u64 {
-    u64::try_from(about.st_size).unwrap_or_default()
-}
-
-fn modified(about: &Stat) -> Time {
-    let nanos = i64::try_from(about.st_mtime_nsec).unwrap_or_default();
-    Time::from_micros(about.st_mtime.saturating_mul(1_000_000) + nanos / 1_000)
-}
-
-/// What is not there, is a link, or is not for Baton to read: all the same to whoever asks.
-fn nothing() -> Error {
-    Error::not_found("unknown_file", "there is no such file or folder in it")
-}
-
-fn gone(_: Errno) -> Error {
-    nothing()
-}
-
-fn failed(error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::DirectoryNotEmpty => {
-            Error::conflict("path_conflict", "the folder is not empty")
-        }
-        io::ErrorKind::IsADirectory
-        | io::ErrorKind::NotADirectory
-        | io::ErrorKind::AlreadyExists => Error::conflict(
-            "path_conflict",
-            "there is a folder where a file is meant, or the reverse",
-        ),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Error::conflict("path_conflict", "Baton may not write there")
-        }
-        _ => Error::internal(error),
+/// Refuses what can't be a folder; a store is asked when it is read.
+pub(super) async fn check(ctx: &Ctx, uri: &str) -> Result<()> {
+    if buckets::is_store(uri) {
+        return buckets::Place::parse(uri).map(drop);
     }
+    let opened = open(ctx, place(ctx, uri)?).await;
+    opened.map(drop).map_err(|error| match error.code() {
+        "unknown_file" => Error::invalid_at("/uri", "there is no such folder"),
+        _ => error,
+    })
+}
+
+async fn bucket(ctx: &Ctx, entry: &Entry, stores: &Stores) -> Result<Bucket> {
+    let place = buckets::Place::parse(&entry.uri)?;
+    let said = store(&entry.metadata)?;
+    let secret = match &said.auth {
+        Some(auth) => Some(reading::secret(ctx, &auth.secret).await?),
+        None => None,
+    };
+    let terms = Terms {
+        secret: secret.as_ref(),
+        ..terms(&said)
+    };
+    stores.open(&place, terms, ctx.outside())
+}
+
+fn place(ctx: &Ctx, uri: &str) -> Result<Place> {
+    places::place("file", uri, ctx.tenant(), &ctx.limits().folders)
+}
+
+async fn open(ctx: &Ctx, place: Place) -> Result<Folder> {
+    let data = ctx.limits().folders.data.clone();
+    blocking(move || Folder::open(&place, &data)).await
+}
+
+/// Does what waits for a disk on a thread that nobody else needs.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(Error::internal)?
+}
+
+/// What is at a path: of a file `length` bytes from `offset` on.
+pub(super) async fn read(
+    ctx: &Ctx,
+    entry: &Entry,
+    (path, part): (&str, (u64, usize)),
+    stores: &Stores,
+) -> Result<Found> {
+    if buckets::is_store(&entry.uri) {
+        let bucket = bucket(ctx, entry, stores).await?;
+        return bucket.read(&parts(path)?, part).await;
+    }
+    let folder = open(ctx, place(ctx, &entry.uri)?).await?;
+    let path = path.to_owned();
+    blocking(move || folder.read(&parts(&path)?, part)).await
+}
+
+/// What is in a folder and has a name that begins so: at most `most`, by name.
+pub(super) async fn names(
+    ctx: &Ctx,
+    entry: &Entry,
+    (path, begin, most): (&str, &str, usize),
+    stores: &Stores,
+) -> Result<Vec<Named>> {
+    if buckets::is_store(&entry.uri) {
+        let bucket = bucket(ctx, entry, stores).await?;
+        let (named, _) = bucket.names(&parts(path)?, begin, most).await?;
+        return Ok(named);
+    }
+    let folder = open(ctx, place(ctx, &entry.uri)?).await?;
+    let (path, begin) = (path.to_owned(), begin.to_owned());
+    let look = move || folder.names(&parts(&path)?, &begin, most);
+    blocking(look).await
+}
+
+/// Changes what is at a path.
+pub(super) async fn write(
+    ctx: &Ctx,
+    entry: &Entry,
+    (path, mime_type, change): (&str, &'static str, Change),
+    (stores, turns): (&Stores, &Turns),
+) -> Result<()> {
+    if buckets::is_store(&entry.uri) {
+        let bucket = bucket(ctx, entry, stores).await?;
+        return bucket.change(&parts(path)?, &change, mime_type).await;
+    }
+    let turn = turns.0.entry(ctx.tenant().clone()).or_default().clone();
+    let turn = turn.lock_owned().await;
+    let place = place(ctx, &entry.uri)?;
+    let own = Place {
+        below: Vec::new(),
+        ..place.clone()
+    };
+    let own = if own.is_own {
+        Some(open(ctx, own).await?)
+    } else {
+        None
+    };
+    let folder = open(ctx, place).await?;
+    let allowance = ctx.system().allowances().of(ctx.tenant());
+    let path = path.to_owned();
+    let fresh = format!("{:032x}", ctx.system().random().u128());
+    let work = move || {
+        let _turn = turn;
+        let parts = parts(&path)?;
+        if let (Some(own), Change::Put(bytes)) = (own, &change) {
+            let used = own
+                .bytes()?
+                .saturating_sub(folder.size(&parts).unwrap_or_default());
+            allowance.admit(Quota::MaxStorageBytes, used, bytes.len() as u64)?;
+        }
+        folder.change(&parts, &change, &fresh)
+    };
+    blocking(work).await
 }

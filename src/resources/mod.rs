@@ -1,7 +1,8 @@
 //! What tenants register to be read, written and queried: folders, databases, services. A registration says who may do what.
 //!
 //! `access` decides that and is pure; `register` keeps registrations; `ops` declares what callers may do and what can be read
-//! over MCP; `reading` leads a call to what the resource is: `files` and where those may lie, `places`; or an `endpoint`.
+//! over MCP; `reading` leads a call to what the resource is: `files`, of folders or object stores, and where folders may lie, `places`; or
+//! an `endpoint`.
 
 mod access;
 mod endpoint;

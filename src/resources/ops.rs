@@ -5,29 +5,31 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::access::{Right, Who};
-use super::endpoint::Kept;
-use super::reading::{self, Read, Turns};
+use super::reading::{self, Held, Read};
 use super::register::{self, uri_of};
 use super::store;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::events::Event;
-use crate::op::{Body, Content, Item, Items, Op, Params, Permission, Reader, Reading, Resource};
+use crate::op::{
+    Body, Completer, Completing, Content, Item, Items, Op, Params, Permission, Reader, Reading,
+    Resource, Typed,
+};
 use crate::page::Position;
 use crate::store::Tx;
 
 /// What callers may do with resources, and what can be read of them.
 pub fn parts() -> (Vec<Op>, Vec<Resource>) {
-    let kept = Arc::new(Kept::default());
-    (operations(kept.clone()), resources(&kept))
+    let held = Arc::new(Held::default());
+    (operations(held.clone()), resources(&held))
 }
 
-fn operations(kept: Arc<Kept>) -> Vec<Op> {
+fn operations(held: Arc<Held>) -> Vec<Op> {
     use Permission::{Consult, Register, Supply};
-    let turns = Arc::new(Turns::default());
+    let to_write = held.clone();
     vec![
         Op::waiting("resource_register", Register, register::register)
-            .about("Register a resource", "Give the tenant a folder or a service over HTTP to read and write. Registering the same id again changes it.")
+            .about("Register a resource", "Give the tenant a folder, a bucket of an object store or a service over HTTP to read and write. Registering the same id again changes it.")
             .at_once()
             .idempotent()
             .destructive()
@@ -36,7 +38,7 @@ fn operations(kept: Arc<Kept>) -> Vec<Op> {
             .sample(|| json!({"resource_id": "docs", "type": "file_storage", "uri": "file://tenant/docs",
                 "access_permissions": ["read", "executor:write"], "metadata": {"title": "Notes"}})),
         Op::read("resource_list", Consult, register::list)
-            .about("List resources", "List what you may read or write: folders and services of the tenant.")
+            .about("List resources", "List what you may read or write: folders, buckets and services of the tenant.")
             .at("GET", "/api/v1/resources")
             .at("GET", "/resources")
             .sample(|| json!({"limit": 10})),
@@ -51,13 +53,13 @@ fn operations(kept: Arc<Kept>) -> Vec<Op> {
             .at("DELETE", "/api/v1/resources/{resource_id}")
             .at("DELETE", "/resources/{resource_id}")
             .sample(|| json!({"resource_id": "docs"})),
-        Op::waiting("resource_read", Consult, move |ctx, input| reading::read(ctx, input, kept.clone()))
+        Op::waiting("resource_read", Consult, move |ctx, input| reading::read(ctx, input, held.clone()))
             .about("Read a resource", "Read a file, list a folder, or GET from a service. A long file comes in parts: go on at next_offset.")
             .read_only()
             .at_once()
             .at("GET", "/api/v1/resources/{resource_id}/content")
             .sample(|| json!({"resource_id": "docs", "path": "intro.md"})),
-        Op::waiting("resource_write", Supply, move |ctx, input| reading::write(ctx, input, turns.clone()))
+        Op::waiting("resource_write", Supply, move |ctx, input| reading::write(ctx, input, to_write.clone()))
             .about("Write to a resource", "Write a file whole, as text or as blob (base64), or remove it. A service is sent PUT or DELETE.")
             .destructive()
             .idempotent()
@@ -67,10 +69,16 @@ fn operations(kept: Arc<Kept>) -> Vec<Op> {
     ]
 }
 
-fn resources(kept: &Arc<Kept>) -> Vec<Resource> {
+fn resources(held: &Arc<Held>) -> Vec<Resource> {
     let content = || {
-        let kept = kept.clone();
-        Box::new(move |ctx, params| content(ctx, params, kept.clone()))
+        let held = held.clone();
+        Box::new(move |ctx, params| content(ctx, params, held.clone()))
+    };
+    let completer = || {
+        let held = held.clone();
+        let complete =
+            move |ctx, typed| -> Completing { Box::pin(complete(ctx, typed, held.clone())) };
+        Completer::Live(Box::new(complete))
     };
     vec![
         Resource {
@@ -82,7 +90,7 @@ fn resources(kept: &Arc<Kept>) -> Vec<Resource> {
             permission: Some(Permission::Consult),
             read: Reader::Live(content()),
             list: Some(items),
-            complete,
+            complete: completer(),
             changed_by: |event| is_ours(event).then(|| uri_of(&event.subject, "")),
         },
         Resource {
@@ -94,7 +102,7 @@ fn resources(kept: &Arc<Kept>) -> Vec<Resource> {
             permission: Some(Permission::Consult),
             read: Reader::Live(content()),
             list: None,
-            complete,
+            complete: completer(),
             changed_by: |event| {
                 let path = event.data["path"].as_str();
                 let path = path.filter(|path| is_ours(event) && !path.is_empty())?;
@@ -108,7 +116,7 @@ fn is_ours(event: &Event) -> bool {
     event.kind.starts_with("dev.baton.resource.")
 }
 
-fn content(ctx: Ctx, params: Params, kept: Arc<Kept>) -> Reading {
+fn content(ctx: Ctx, params: Params, held: Arc<Held>) -> Reading {
     Box::pin(async move {
         let unknown = || Error::not_found("unknown_resource", "there is no such resource");
         let part = |name: &str| {
@@ -116,7 +124,7 @@ fn content(ctx: Ctx, params: Params, kept: Arc<Kept>) -> Reading {
             super::places::decoded(text).ok_or_else(unknown)
         };
         let id = part("resource_id")?.parse().map_err(|_| unknown())?;
-        let found = reading::read(ctx, Read::all(id, part("path")?), kept).await?;
+        let found = reading::read(ctx, Read::all(id, part("path")?), held).await?;
         let is_whole = found.next_offset.is_none() && found.has_more.is_none();
         let (text, blob) = (found.text.clone(), found.blob.clone());
         let (mime_type, body) = match (found.mime_type, text, blob) {
@@ -151,23 +159,24 @@ fn items(scope: &Scope, tx: &mut Tx<'_>, position: Option<&Position>, limit: u32
     Ok((items.collect(), next))
 }
 
-fn complete(
-    scope: &Scope,
-    tx: &mut Tx<'_>,
-    variable: &str,
-    prefix: &str,
-    limit: u32,
-) -> Result<Vec<String>> {
-    if variable != "resource_id" {
-        return Ok(Vec::new());
+/// Ids of resources, and names of what is in them.
+async fn complete(ctx: Ctx, typed: Typed, held: Arc<Held>) -> Result<Vec<String>> {
+    if typed.variable == "path" {
+        let id = typed.settled.get("resource_id");
+        return match id.and_then(|id| id.parse().ok()) {
+            Some(id) => reading::names(&ctx, id, &typed, &held).await,
+            None => Ok(Vec::new()),
+        };
     }
-    let who = Who::of(scope, None);
-    let found = store::list(tx, "", super::MOST)?.into_iter();
-    let found = found.filter(|entry| {
-        entry.id.as_str().starts_with(prefix) && entry.allows(scope, &who, Right::Read)
+    let find = ctx.read(move |scope, tx| {
+        let who = Who::of(scope, None);
+        let found = store::list(tx, "", super::MOST)?.into_iter();
+        let found = found.filter(|entry| {
+            entry.id.as_str().starts_with(&typed.begin) && entry.allows(scope, &who, Right::Read)
+        });
+        let found = found.map(|entry| entry.id.to_string());
+        let most = usize::try_from(typed.most).unwrap_or(usize::MAX);
+        Ok(found.take(most).collect())
     });
-    let found = found.map(|entry| entry.id.to_string());
-    Ok(found
-        .take(usize::try_from(limit).unwrap_or(usize::MAX))
-        .collect())
+    find.await
 }

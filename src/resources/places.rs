@@ -5,27 +5,12 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::config::Folders;
 use crate::error::{Error, Result};
+use crate::folders::Place;
+pub(super) use crate::folders::parts;
 use crate::id::TenantId;
 
-/// Bytes of a path, parts of it, and bytes of a part at most.
-const PATH: usize = 1_024;
-const PARTS: usize = 32;
-const PART: usize = 255;
-/// How names begin that are Baton's own while it writes.
-pub(super) const FRESH: &str = ".baton-";
 /// The host that stands for the tenant's own folder.
 const OWN: &str = "tenant";
-
-/// A place on the disk: somewhere below a folder that is trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The folder that the operator named, or the tenant's own.
-    pub(super) base: PathBuf,
-    /// What follows, part by part.
-    pub(super) below: Vec<String>,
-    /// Whether it is the tenant's own, which is made when it is missing and counts against what the tenant may store.
-    pub(super) is_own: bool,
-}
 
 /// The place of `uri`: `file:///srv/docs` or, in the tenant's own folder, `file://tenant/docs`.
 pub(super) fn place(
@@ -73,28 +58,6 @@ pub(super) fn place(
         base,
         is_own: false,
     })
-}
-
-/// The parts of a path within a resource; none for its root.
-pub(super) fn parts(path: &str) -> Result<Vec<&str>> {
-    let path = path.strip_suffix('/').unwrap_or(path);
-    if path.is_empty() {
-        return Ok(Vec::new());
-    }
-    let parts: Vec<&str> = path.split('/').collect();
-    let fits = |part: &&str| {
-        !matches!(*part, "" | "." | "..")
-            && part.len() <= PART
-            && !part.starts_with(FRESH)
-            && !part.chars().any(|c| c.is_control() || c == '\\')
-    };
-    if path.len() > PATH || parts.len() > PARTS || !parts.iter().all(fits) {
-        return Err(Error::invalid_at(
-            "/path",
-            "must be names with / between them, such as docs/intro.md: without .., empty names and control characters",
-        ));
-    }
-    Ok(parts)
 }
 
 /// What `%41` means, once; none where that is no text.

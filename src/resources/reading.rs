@@ -2,25 +2,26 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use dashmap::DashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use tokio::sync::Mutex;
 
 use super::access::Right;
 use super::endpoint::{self, Kept};
-use super::files::{Change, Folder, Found};
-use super::places::{self, Place};
+use super::files::{self, Turns};
 use super::register::uri_of;
 use super::{Entry, Kind, find};
-use crate::allowance::Quota;
+use crate::buckets::Stores;
 use crate::clock::Time;
 use crate::ctx::Ctx;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as Fault, Result};
 use crate::events;
-use crate::id::{AgentId, ResourceId, TenantId};
+use crate::folders::{Change, Found, Named};
+use crate::id::{AgentId, ResourceId, SecretName};
+use crate::op::Typed;
+use crate::secret::Secret;
+use crate::secrets;
 
 /// The event of something written.
 const WRITTEN: &str = "dev.baton.resource.written";
@@ -102,8 +103,9 @@ pub(super) struct Listed {
     /// Bytes of a file
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
-    /// When it was last changed
-    modified_at: Time,
+    /// When it was last changed, where that is known
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modified_at: Option<Time>,
 }
 
 /// What to write.
@@ -152,49 +154,45 @@ pub(super) struct Written {
     bytes: Option<usize>,
 }
 
-/// Whoever writes in a tenant's own folder, one after the other: each counts what is there before.
+/// What is kept from call to call: nothing that a restart would miss.
 #[derive(Debug, Default)]
-pub(super) struct Turns(DashMap<TenantId, Arc<Mutex<()>>>);
+pub(super) struct Held {
+    answers: Kept,
+    pub(super) stores: Stores,
+    turns: Turns,
+}
 
 /// Refuses what can't be a resource.
 pub(super) async fn check(ctx: &Ctx, kind: Kind, uri: &str) -> Result<()> {
     match kind {
         Kind::ApiEndpoint => endpoint::check(uri),
-        Kind::FileStorage => {
-            let place = file_place(ctx, uri)?;
-            let opened = open(ctx, place).await;
-            opened.map(drop).map_err(|error| match error.code() {
-                "unknown_file" => Error::invalid_at("/uri", "there is no such folder"),
-                _ => error,
-            })
-        }
+        Kind::FileStorage => files::check(ctx, uri).await,
     }
 }
 
-fn file_place(ctx: &Ctx, uri: &str) -> Result<Place> {
-    places::place("file", uri, ctx.tenant(), &ctx.limits().folders)
+/// Whether a registration's metadata gives it a secret, and whether it says anything that can't be.
+pub(super) fn takes_secret(kind: Kind, uri: &str, metadata: &Map<String, Value>) -> Result<bool> {
+    match kind {
+        Kind::ApiEndpoint => endpoint::takes_secret(metadata),
+        Kind::FileStorage => files::takes_secret(uri, metadata),
+    }
 }
 
-async fn open(ctx: &Ctx, place: Place) -> Result<Folder> {
-    let data = ctx.limits().folders.data.clone();
-    blocking(move || Folder::open(&place, &data)).await
+/// The secret that a registration names.
+pub(super) async fn secret(ctx: &Ctx, name: &SecretName) -> Result<Secret> {
+    let named = name.clone();
+    let open = ctx.read(move |scope, tx| secrets::resolve(scope, tx, std::slice::from_ref(&named)));
+    let found = open.await?.remove(name);
+    found.ok_or_else(|| Error::internal("a secret that was found is there"))
 }
 
-/// Does what waits for a disk on a thread that nobody else needs.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(Error::internal)?
-}
-
-pub(super) async fn read(ctx: Ctx, input: Read, kept: Arc<Kept>) -> Result<Contents> {
+pub(super) async fn read(ctx: Ctx, input: Read, held: Arc<Held>) -> Result<Contents> {
     let (id, agent) = (input.resource_id.clone(), input.agent_id.clone());
     let look = ctx.read(move |scope, tx| find(scope, tx, (&id, agent.as_ref()), Right::Read));
     let entry = look.await?;
     match entry.kind {
-        Kind::FileStorage => read_file(&ctx, &entry, input).await,
-        Kind::ApiEndpoint => read_endpoint(&ctx, &entry, input, &kept).await,
+        Kind::FileStorage => read_file(&ctx, &entry, input, &held.stores).await,
+        Kind::ApiEndpoint => read_endpoint(&ctx, &entry, input, &held.answers).await,
     }
 }
 
@@ -217,24 +215,14 @@ async fn read_endpoint(ctx: &Ctx, entry: &Entry, input: Read, kept: &Kept) -> Re
     })
 }
 
-async fn read_file(ctx: &Ctx, entry: &Entry, input: Read) -> Result<Contents> {
-    let folder = open(ctx, file_place(ctx, &entry.uri)?).await?;
-    let (path, offset, length) = (input.path.clone(), input.offset, input.length);
-    let find = move || folder.read(&places::parts(&path)?, (offset, length));
+async fn read_file(ctx: &Ctx, entry: &Entry, input: Read, stores: &Stores) -> Result<Contents> {
+    let (offset, part) = (input.offset, (input.offset, input.length));
+    let found = files::read(ctx, entry, (&input.path, part), stores).await?;
     let path = input.path.trim_end_matches('/');
-    Ok(match blocking(find).await? {
+    Ok(match found {
         Found::Folder(named, has_more) => {
-            let above = if path.is_empty() {
-                String::new()
-            } else {
-                format!("{path}/")
-            };
             let entries = named.into_iter().map(|named| Listed {
-                path: format!(
-                    "{above}{}{}",
-                    named.name,
-                    if named.is_folder { "/" } else { "" }
-                ),
+                path: path_of(path, &named),
                 bytes: (!named.is_folder).then_some(named.bytes),
                 modified_at: named.modified_at,
             });
@@ -264,6 +252,48 @@ async fn read_file(ctx: &Ctx, entry: &Entry, input: Read) -> Result<Contents> {
             }
         }
     })
+}
+
+/// Paths that begin as typed, for whoever may read the resource; folders end in `/`. Nobody learns here why there are none.
+pub(super) async fn names(
+    ctx: &Ctx,
+    id: ResourceId,
+    typed: &Typed,
+    held: &Held,
+) -> Result<Vec<String>> {
+    let look = ctx.read(move |scope, tx| find(scope, tx, (&id, None), Right::Read));
+    let found = async {
+        let entry = look.await?;
+        let (folder, begin) = match typed.begin.rsplit_once('/') {
+            Some((folder, begin)) => (folder, begin),
+            None => ("", typed.begin.as_str()),
+        };
+        let most = usize::try_from(typed.most).unwrap_or(usize::MAX);
+        let named = match entry.kind {
+            Kind::FileStorage => {
+                files::names(ctx, &entry, (folder, begin, most), &held.stores).await?
+            }
+            Kind::ApiEndpoint => Vec::new(),
+        };
+        Ok::<_, Error>((folder, named))
+    };
+    match found.await {
+        Ok((folder, named)) => {
+            let named = named.into_iter();
+            Ok(named.map(|named| path_of(folder, &named)).collect())
+        }
+        Err(error) => match error.kind() {
+            Fault::NotFound | Fault::Forbidden | Fault::Invalid => Ok(Vec::new()),
+            _ => Err(error),
+        },
+    }
+}
+
+/// The path in its resource of what is named in a folder; a folder's ends in `/`.
+fn path_of(folder: &str, named: &Named) -> String {
+    let above = if folder.is_empty() { "" } else { "/" };
+    let end = if named.is_folder { "/" } else { "" };
+    format!("{folder}{above}{}{end}", named.name)
 }
 
 /// Bytes as text, if they are one, or else in base64; and how many of them are shown. A character that is cut off belongs to
@@ -324,25 +354,22 @@ fn mime_type(path: &str) -> &'static str {
     }
 }
 
-pub(super) async fn write(ctx: Ctx, input: Write, turns: Arc<Turns>) -> Result<Written> {
+pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Written> {
     let change = input.change()?;
     let (id, agent) = (input.resource_id.clone(), input.agent_id.clone());
     let look = ctx.read(move |scope, tx| find(scope, tx, (&id, agent.as_ref()), Right::Write));
     let entry = look.await?;
-    let bytes = match (entry.kind, change) {
-        (Kind::FileStorage, change) => {
-            write_file(&ctx, &entry, (&input.path, change), &turns).await?
-        }
-        (Kind::ApiEndpoint, change) => {
-            let bytes = match &change {
-                Change::Put(bytes) => Some(bytes.len()),
-                Change::Remove => None,
-            };
-            let place = (input.path.as_str(), mime_type(&input.path));
-            endpoint::write(&ctx, &entry, place, change).await?;
-            bytes
-        }
+    let bytes = match &change {
+        Change::Put(bytes) => Some(bytes.len()),
+        Change::Remove => None,
     };
+    let place = (input.path.as_str(), mime_type(&input.path), change);
+    match entry.kind {
+        Kind::FileStorage => {
+            files::write(&ctx, &entry, place, (&held.stores, &held.turns)).await?;
+        }
+        Kind::ApiEndpoint => endpoint::write(&ctx, &entry, place).await?,
+    }
     let path = input.path.trim_end_matches('/').to_owned();
     let id = entry.id.clone();
     let told = path.clone();
@@ -355,45 +382,4 @@ pub(super) async fn write(ctx: Ctx, input: Write, turns: Arc<Turns>) -> Result<W
         resource_uri: uri_of(entry.id.as_str(), &path),
         bytes,
     })
-}
-
-async fn write_file(
-    ctx: &Ctx,
-    entry: &Entry,
-    (path, change): (&str, Change),
-    turns: &Turns,
-) -> Result<Option<usize>> {
-    let turn = turns.0.entry(ctx.tenant().clone()).or_default().clone();
-    let turn = turn.lock_owned().await;
-    let place = file_place(ctx, &entry.uri)?;
-    let bytes = match &change {
-        Change::Put(bytes) => Some(bytes.len()),
-        Change::Remove => None,
-    };
-    let own = Place {
-        below: Vec::new(),
-        ..place.clone()
-    };
-    let own = if own.is_own {
-        Some(open(ctx, own).await?)
-    } else {
-        None
-    };
-    let folder = open(ctx, place).await?;
-    let allowance = ctx.system().allowances().of(ctx.tenant());
-    let path = path.to_owned();
-    let fresh = format!("{:032x}", ctx.system().random().u128());
-    let work = move || {
-        let _turn = turn;
-        let parts = places::parts(&path)?;
-        if let (Some(own), Some(more)) = (own, bytes) {
-            let used = own
-                .bytes()?
-                .saturating_sub(folder.size(&parts).unwrap_or_default());
-            allowance.admit(Quota::MaxStorageBytes, used, more as u64)?;
-        }
-        folder.change(&parts, &change, &fresh)
-    };
-    blocking(work).await?;
-    Ok(bytes)
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::access::{Right, Rule, Who};
 use super::places::encoded;
-use super::{Entry, Kind, MOST, endpoint, find, reading, store};
+use super::{Entry, Kind, MOST, find, reading, store};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Kind as Fault, Result};
@@ -32,14 +32,14 @@ pub(super) struct Register {
     /// What it is
     #[serde(rename = "type")]
     kind: Kind,
-    /// Where it is: `file://tenant/reports` (the tenant's own folder) or `file:///srv/docs` (below what the operator opened); for an `api_endpoint` its `https://` URL
+    /// Where it is: `file://tenant/reports` (the tenant's own folder) or `file:///srv/docs` (below what the operator opened), `s3://bucket/prefix`, `gs://bucket/prefix` or `az://account/container/prefix`; for an `api_endpoint` its `https://` URL
     #[schemars(length(min = 1, max = 2048))]
     uri: String,
     /// Who may read, write, admin and deploy (use it from tools): read is for everybody, executor:write for a role, agent:ada:write for an agent
     #[serde(default = "read_only")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 160)))]
     access_permissions: Vec<String>,
-    /// Anything else about it; of an `api_endpoint`, `headers` and `auth` (`secret`, and its `header` if it is no bearer token)
+    /// Anything else about it; of an `api_endpoint`, `headers` and `auth` (`secret`, and its `header` if it is no bearer token); of an object store, `region`, `endpoint` and `auth` (`secret`)
     #[serde(default)]
     metadata: Map<String, Value>,
     /// Who registers it, if an agent does
@@ -115,7 +115,7 @@ pub(super) async fn register(ctx: Ctx, input: Register) -> Result<View> {
     ctx.read(move |scope, tx| before(scope, tx, &id, agent.as_ref()))
         .await?;
     reading::check(&ctx, input.kind, &input.uri).await?;
-    if input.kind == Kind::ApiEndpoint && endpoint::takes_secret(&input.metadata)? {
+    if reading::takes_secret(input.kind, &input.uri, &input.metadata)? {
         // Who says where a secret is sent could read it.
         if !Who::of(&ctx.scope(), input.agent_id.as_ref()).is_admin {
             let message = "/metadata/auth: only an admin may give a resource a secret";

@@ -2,8 +2,8 @@
 
 use baton::error::Error;
 use baton::op::{
-    Argument, Block, Body, Content, Item, Message, Prompt, Reader, Resource, Speaker, Values,
-    Wording,
+    Argument, Block, Body, Completer, Content, Item, Message, Prompt, Reader, Resource, Speaker,
+    Values, Wording,
 };
 use serde_json::json;
 
@@ -33,7 +33,7 @@ macro_rules! fixed {
                 };
                 Ok((vec![item], None))
             }),
-            complete: |_, _, _, _, _| Ok(Vec::new()),
+            complete: Completer::Stored(|_, _, _, _, _| Ok(Vec::new())),
             changed_by: |_| None,
         }
     };
@@ -68,7 +68,7 @@ pub(crate) fn resources() -> Vec<Resource> {
                 })
             }),
             list: None,
-            complete: |_, _, _, prefix, _| Ok(vec![format!("{prefix}1")]),
+            complete: Completer::Stored(|_, _, _, prefix, _| Ok(vec![format!("{prefix}1")])),
             changed_by: |_| None,
         },
     ]

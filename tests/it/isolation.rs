@@ -1,5 +1,7 @@
 //! Two tenants side by side: nothing of one is ever visible to the other, by whatever operation, resource or error.
 
+use std::collections::BTreeMap;
+
 use baton::op::Op;
 use serde_json::{Value, json};
 
@@ -350,11 +352,24 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
         6
     );
     for kind in catalog.resources() {
-        let variables = ["task_id", "name", "agent_id", "memory_id", "resource_id"].into_iter();
-        let variables = variables.filter(|name| kind.template.contains(&format!("{{{name}}}")));
+        let variables = [
+            "task_id",
+            "name",
+            "agent_id",
+            "memory_id",
+            "resource_id",
+            "path",
+        ];
+        let variables = variables.into_iter().filter(|name| {
+            ["", "+"]
+                .iter()
+                .any(|plus| kind.template.contains(&format!("{{{plus}{name}}}")))
+        });
         for variable in variables {
             for prefix in ["", "acme", "acme-task", "mem_"] {
-                let values = catalog.complete(&globex, kind.template, variable, prefix);
+                let settled =
+                    BTreeMap::from([("resource_id".to_owned(), "acme-resource".to_owned())]);
+                let values = catalog.complete(&globex, kind.template, (variable, prefix), settled);
                 let values = values.await.unwrap().values;
                 let is_theirs =
                     |value: &String| value.contains("acme") || value.starts_with("mem_");

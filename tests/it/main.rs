@@ -53,6 +53,7 @@ mod questions;
 mod resources;
 mod resources_access;
 mod resources_service;
+mod resources_stores;
 mod scripts;
 mod scripts_escapes;
 mod secrets;
