@@ -69,18 +69,17 @@ impl Stores {
             let found = kept.iter().find(|(other, _)| *other == key);
             found.map(|(_, store)| store.clone())
         });
-        let store = match found {
-            Some(store) => store,
-            None => {
-                let store = place.open(terms, Wire(outside.clone()))?;
-                self.with(|kept| {
-                    kept.push_back((key, store.clone()));
-                    if kept.len() > KEPT {
-                        kept.pop_front();
-                    }
-                });
-                store
-            }
+        let store = if let Some(store) = found {
+            store
+        } else {
+            let store = place.open(terms, Wire(outside.clone()))?;
+            self.with(|kept| {
+                kept.push_back((key, store.clone()));
+                if kept.len() > KEPT {
+                    kept.pop_front();
+                }
+            });
+            store
         };
         Ok(Bucket {
             store,

@@ -164,6 +164,45 @@ fn writing(path: &str, text: &str) -> Value {
     json!({"resource_id": "box", "path": path, "text": text})
 }
 
+async fn is_a_folder(server: &Server, scheme: &str) {
+    server
+        .call("resource_write", writing("docs/a b.md", "Grüße"))
+        .await;
+    server.call("resource_write", writing("empty", "")).await;
+    let listed = server.call("resource_read", at("")).await;
+    let names: Vec<&Value> = listed["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["path"])
+        .collect();
+    assert_eq!(names, ["docs/", "empty"], "{scheme}");
+    let mut part = at("docs/a b.md");
+    (part["offset"], part["length"]) = (0.into(), 3.into());
+    let part = server.call("resource_read", part).await;
+    assert_eq!(
+        (
+            &part["text"],
+            &part["next_offset"],
+            &part["bytes"],
+            &part["mime_type"]
+        ),
+        (&json!("Gr"), &json!(2), &json!(7), &json!("text/markdown")),
+        "{scheme}"
+    );
+    assert_eq!(part["modified_at"], "2026-11-21T00:00:00.000000Z");
+    assert_eq!(server.call("resource_read", at("empty")).await["text"], "");
+    for path in ["docs/a b.md", "empty"] {
+        server
+            .call(
+                "resource_write",
+                json!({"resource_id": "box", "path": path, "remove": true}),
+            )
+            .await;
+        assert_eq!(server.code("resource_read", at(path)).await, "unknown_file");
+    }
+}
+
 #[tokio::test]
 async fn a_bucket_is_a_folder_to_whom_its_secret_lets_in() {
     let mut running = JoinSet::new();
@@ -197,42 +236,7 @@ async fn a_bucket_is_a_folder_to_whom_its_secret_lets_in() {
             .unwrap()
             .insert("in/hereafter".to_owned(), Bytes::new());
         store.asked.lock().unwrap().clear();
-        server
-            .call("resource_write", writing("docs/a b.md", "Grüße"))
-            .await;
-        server.call("resource_write", writing("empty", "")).await;
-        let listed = server.call("resource_read", at("")).await;
-        let names: Vec<&Value> = listed["entries"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|entry| &entry["path"])
-            .collect();
-        assert_eq!(names, ["docs/", "empty"], "{scheme}");
-        let mut part = at("docs/a b.md");
-        (part["offset"], part["length"]) = (0.into(), 3.into());
-        let part = server.call("resource_read", part).await;
-        assert_eq!(
-            (
-                &part["text"],
-                &part["next_offset"],
-                &part["bytes"],
-                &part["mime_type"]
-            ),
-            (&json!("Gr"), &json!(2), &json!(7), &json!("text/markdown")),
-            "{scheme}"
-        );
-        assert_eq!(part["modified_at"], "2026-11-21T00:00:00.000000Z");
-        assert_eq!(server.call("resource_read", at("empty")).await["text"], "");
-        for path in ["docs/a b.md", "empty"] {
-            server
-                .call(
-                    "resource_write",
-                    json!({"resource_id": "box", "path": path, "remove": true}),
-                )
-                .await;
-            assert_eq!(server.code("resource_read", at(path)).await, "unknown_file");
-        }
+        is_a_folder(&server, scheme).await;
         let asked = store.asked.lock().unwrap();
         for (line, shown) in asked.iter() {
             assert!(
