@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
 use crate::tools::Tools;
+use crate::upstream::Upstreams;
 use crate::{handles, limits, memory, sessions, tasks, tenants};
 
 /// How often the reaper looks for what is due.
@@ -38,6 +39,8 @@ pub struct App {
     pub access: Arc<Access>,
     /// The settings.
     pub config: Arc<Config>,
+    /// Other servers, whose tools tenants use.
+    pub upstreams: Upstreams,
     stopping: CancellationToken,
     workers: TaskTracker,
 }
@@ -48,8 +51,10 @@ impl App {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(config: Config, clock: Clock, random: Random) -> Result<Self> {
-        let tools = Tools::load(config.tools.as_deref())?;
-        Self::with_catalog(config, clock, random, Catalog::with(tools))
+        let upstreams = Upstreams::load(config.upstreams.as_deref())?;
+        let tools = Tools::with(config.tools.as_deref(), upstreams.clone())?;
+        let app = Self::with_catalog(config, clock, random, Catalog::with(tools))?;
+        Ok(Self { upstreams, ..app })
     }
 
     /// As [`App::open`], with other operations, resources and prompts than the product's.
@@ -71,6 +76,7 @@ impl App {
             access: Arc::new(Access::new(system.clone(), &config)?),
             system,
             config: Arc::new(config),
+            upstreams: Upstreams::default(),
             stopping: CancellationToken::new(),
             workers: TaskTracker::new(),
         })
@@ -95,6 +101,11 @@ impl App {
         });
         self.start(FORGET, |system| async move { handles::tick(&system).await });
         self.start(FORGET, |system| async move { memory::tick(&system).await });
+        let upstreams = self.upstreams.clone();
+        self.start(LOOK, move |system| {
+            let swept = upstreams.tick(&system);
+            async { swept }
+        });
         self.start(LOOK, |system| async move { limits::tick(&system).await });
         self.start(LOOK, |system| async move { tenants::tick(&system).await });
         let access = self.access.clone();
@@ -148,6 +159,7 @@ impl App {
         self.stopping.cancel();
         self.workers.close();
         self.workers.wait().await;
+        self.upstreams.close();
         let store = self.system.store().clone();
         // Joining the writer blocks; the runtime must stay free for those it answers.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

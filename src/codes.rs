@@ -435,9 +435,19 @@ pub const ALL: &[Code] = &[
         "This tenant has no tool with this id or name.",
     ),
     code(
+        "unknown_upstream",
+        Kind::NotFound,
+        "The operator has listed no such server for this tenant, or the server has no such tool.",
+    ),
+    code(
         "unknown_version",
         Kind::NotFound,
         "The tool has no such version, or no longer: `tool_history` shows which it has.",
+    ),
+    code(
+        "upstreams_busy",
+        Kind::Unavailable,
+        "As many sessions with other MCP servers are in use as may be; come back in a moment.",
     ),
     code(
         "version_live",

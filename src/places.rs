@@ -1,5 +1,6 @@
 //! Folders of the platform: where a user's data and settings lie. It knows nothing of what is in them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -64,6 +65,16 @@ pub(crate) fn program() -> std::io::Result<PathBuf> {
     } else {
         std::env::current_exe()
     }
+}
+
+/// What a program needs of the environment to be found and to find its user's home.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "beside the settings, this is the one place that reads the environment"
+)]
+pub(crate) fn minimum() -> impl Iterator<Item = (&'static str, OsString)> {
+    let named = ["PATH", "HOME"].into_iter();
+    named.filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
 /// The folder that the platform gives programs for their data.

@@ -201,6 +201,16 @@ impl Reach {
         }
     }
 
+    /// The same, with these opened besides.
+    #[must_use]
+    pub fn opening(&self, more: impl IntoIterator<Item = Opening>) -> Self {
+        let opened = self.opened.iter().cloned().chain(more);
+        Self {
+            opened: opened.collect(),
+            ..self.clone()
+        }
+    }
+
     /// The same, with names looked up there.
     #[must_use]
     pub fn named_by(mut self, names: Names) -> Self {

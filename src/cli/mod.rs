@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::config::{Config, LogFormat, Settings};
 use crate::error::{Error, Kind};
 use crate::random::Random;
+use crate::upstream::UNHEARD;
 
 const START: &str = "\
 Start here:
@@ -84,12 +85,22 @@ enum Verb {
     /// Run what a server's tenants write, apart from it
     #[command(hide = true)]
     RunScripts,
+    /// Run the command of an upstream and end it, with all that it started, with the server
+    #[command(hide = true)]
+    RunUpstream {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Run an executor's command and end it with the executor
     #[command(hide = true)]
     Supervise { command: String },
-    /// Become a shell that dies with its supervisor
+    /// Become a command that dies with its supervisor
     #[command(hide = true)]
-    Bound { parent: i32, command: String },
+    Bound {
+        parent: i32,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 /// What most verbs take.
@@ -179,12 +190,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::RunScripts => Ok(crate::script::serve()),
-        Verb::Supervise { command } => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            Ok(runtime.block_on(crate::work::supervise(&command))?)
-        }
+        Verb::RunUpstream { command } => on_one_thread(crate::upstream::supervise(&command)),
+        Verb::Supervise { command } => on_one_thread(crate::work::supervise(&command)),
         Verb::Bound { parent, command } => Err(crate::work::bind(parent, &command).into()),
     }
 }
@@ -198,6 +205,16 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
     code
 }
 
+/// For processes that see to one other: their main thread is the one whose end the kernel notices.
+fn on_one_thread(
+    work: impl Future<Output = std::io::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(work)?)
+}
+
 fn open(config: Config) -> anyhow::Result<App> {
     Ok(App::open(config, Clock::system(), Random::system())?)
 }
@@ -205,8 +222,8 @@ fn open(config: Config) -> anyhow::Result<App> {
 /// Logs go to standard error: standard output belongs to results, and on `stdio` to the protocol.
 fn begin_logs(config: &Config) -> anyhow::Result<()> {
     // What the user says comes last, so that it wins over the quiet default for the protocol library.
-    let filter =
-        EnvFilter::try_new(format!("rmcp=warn,{}", config.log_level)).with_context(|| {
+    let filter = EnvFilter::try_new(format!("rmcp=warn,{UNHEARD},{}", config.log_level))
+        .with_context(|| {
             format!(
                 "log_level {:?} is not a level or a list of filters",
                 config.log_level

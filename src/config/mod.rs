@@ -92,6 +92,8 @@ pub struct Config {
     pub ca_cert: Option<PathBuf>,
     /// Folder of manifests of tools that every tenant has.
     pub tools: Option<PathBuf>,
+    /// File of the MCP servers whose tools tenants may use.
+    pub upstreams: Option<PathBuf>,
     /// Where calls that tenants ask for may lead.
     pub reach: Reach,
     /// The file of the master key, if it is not the data folder's own.
@@ -307,6 +309,7 @@ impl Settings {
             tls,
             ca_cert,
             tools: path(self.tools.as_ref(), file.tools.as_ref()),
+            upstreams: path(self.upstreams.as_ref(), file.upstreams.as_ref()),
             reach: Reach::new(either(self.outbound_allow, file.outbound_allow)),
             master_key_file,
             master_key,

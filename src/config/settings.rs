@@ -96,6 +96,10 @@ pub struct Settings {
     #[arg(long, env = "BATON_TOOLS", value_name = "DIR")]
     pub tools: Option<PathBuf>,
 
+    /// File (.json, .toml) of the MCP servers whose tools tenants may use: commands and URLs by name, as MCP hosts keep them in `mcpServers`; `{tenant}` and `${secret:NAME}` there are the tenant's
+    #[arg(long, env = "BATON_UPSTREAMS", value_name = "FILE")]
+    pub upstreams: Option<PathBuf>,
+
     /// The authorization server whose tokens (JWT) are honoured, as its tokens name it
     #[arg(long, env = "BATON_OIDC_ISSUER", value_name = "URL")]
     pub oidc_issuer: Option<String>,

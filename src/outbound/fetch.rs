@@ -18,7 +18,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::{IDLE, builder, trusting, unreachable};
 use crate::error::{Error, Kind, Result};
-use crate::reach::{CLOSED, Reach, Refused};
+use crate::reach::{CLOSED, Opening, Reach, Refused};
 
 /// Bytes of a URL at most.
 const URL: usize = 8 * 1024;
@@ -148,6 +148,12 @@ impl Outside {
             authorities,
             http: OnceLock::new(),
         }))
+    }
+
+    /// The same, which may call these besides.
+    #[must_use]
+    pub fn opening(&self, more: impl IntoIterator<Item = Opening>) -> Self {
+        Self::new(self.0.reach.opening(more), self.0.authorities.clone())
     }
 
     /// Where calls may lead.
@@ -283,6 +289,13 @@ impl Outside {
         let http = builder.build().map_err(Error::internal)?;
         Ok(self.0.http.get_or_init(|| http))
     }
+}
+
+/// The URL that `reference` is within what `base` answered, if it is one of the same origin.
+pub fn beside(base: &str, reference: &str) -> Option<String> {
+    let base = Url::parse(base).ok()?;
+    let url = base.join(reference).ok()?;
+    (url.origin() == base.origin()).then(|| url.into())
 }
 
 /// Makes the request what a redirect from `from` to `to` makes of it.

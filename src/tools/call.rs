@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::op::{self, Beginning, Begun, Cancel, Follow, Output, Stage, Standing};
 use crate::orchestrator::RUN;
-use crate::script::{Outcome, Scripts};
+use crate::script::Outcome;
 use crate::store::Tx;
+use crate::upstream::Bounds;
 
 /// Microseconds of a minute.
 const MINUTE: i64 = 60_000_000;
@@ -40,10 +41,11 @@ impl Compiled {
     async fn run(
         &self,
         ctx: &Ctx,
-        scripts: &Scripts,
+        tools: &Tools,
         arguments: &Map<String, Value>,
     ) -> Result<Answer> {
         let limits = &self.manifest.limits;
+        let time = Duration::from_secs(limits.timeout_seconds.into());
         match &self.implementation {
             Implementation::Http(http) => {
                 let _place = ctx.place_to_wait()?;
@@ -51,15 +53,26 @@ impl Compiled {
             }
             Implementation::Script(script) => {
                 let _place = ctx.place_to_wait()?;
-                let time = Duration::from_secs(limits.timeout_seconds.into());
                 let bounds = (time, limits.max_bytes as usize);
                 let job = script.job(ctx, arguments.clone().into(), bounds);
-                Ok(match scripts.run(ctx, &job).await? {
+                Ok(match tools.scripts().run(ctx, &job).await? {
                     Outcome::Value(value) => Answer::Data(value, None),
                     Outcome::Failed(message) => Answer::Failure(message),
                 })
             }
             Implementation::Task(work) => work.run(ctx, limits, arguments).await,
+            Implementation::Upstream(upstream) => {
+                let _place = ctx.place_to_wait()?;
+                let said = self.annotations();
+                let is_repeatable =
+                    [said.read_only_hint, said.idempotent_hint].contains(&Some(true));
+                let bounds = Bounds {
+                    time,
+                    is_repeatable,
+                };
+                let called = tools.upstreams().call(ctx, upstream, arguments, &bounds);
+                called.await.map(Answer::Output)
+            }
         }
     }
 
@@ -69,6 +82,7 @@ impl Compiled {
             Implementation::Http(http) => http.shown(arguments),
             Implementation::Script(script) => Ok(script.shown(arguments)),
             Implementation::Task(work) => work.checked(arguments, &self.manifest.limits),
+            Implementation::Upstream(upstream) => Ok(upstream.shown(arguments)),
         }
     }
 }
@@ -97,7 +111,7 @@ pub(super) async fn call(ctx: Ctx, input: Value, tools: Tools) -> Result<Output>
             .await?;
     }
     let audit = Audit::begin(&ctx, &tool);
-    let ran = tool.made.run(&ctx, tools.scripts(), &arguments).await;
+    let ran = tool.made.run(&ctx, &tools, &arguments).await;
     let output = ran.map(|answer| tool.made.output(answer));
     let outcome = match &output {
         Ok(output) if output.is_error => "failed",

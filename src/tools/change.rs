@@ -107,9 +107,10 @@ pub(super) fn meaning(manifest: &Manifest) -> store::Meaning {
 }
 
 pub(super) async fn create(ctx: Ctx, input: Create, tools: Tools) -> Result<Changed> {
-    let implementation = input.manifest.implementation.0.clone();
-    let draft = Draft::of(&tools, input.manifest)?;
-    tools.check_script(&ctx, &implementation).await?;
+    let manifest = tools.complete(&ctx, input.manifest).await?;
+    let implementation = manifest.implementation.0.clone();
+    let draft = Draft::of(&tools, manifest)?;
+    tools.check(&ctx, &implementation).await?;
     let id = input.tool_id;
     ctx.write(move |scope, tx| add(scope, tx, id.clone(), &draft))
         .await
@@ -246,10 +247,12 @@ pub(super) async fn update(ctx: Ctx, input: Update, tools: Tools) -> Result<Chan
             value => whole[field] = value,
         }
     }
-    let draft = Manifest::read(&whole).and_then(|manifest| Draft::of(&tools, manifest));
-    let draft = draft.map_err(|error| below(error, "/manifest"))?;
-    let checked = tools.check_script(&ctx, &whole["implementation"]).await;
-    checked.map_err(|error| below(error, "/manifest"))?;
+    let at = |error| below(error, "/manifest");
+    let manifest = Manifest::read(&whole).map_err(at)?;
+    let manifest = tools.complete(&ctx, manifest).await.map_err(at)?;
+    let draft = Draft::of(&tools, manifest).map_err(at)?;
+    let checked = tools.check(&ctx, &whole["implementation"]).await;
+    checked.map_err(at)?;
     ctx.write(move |scope, tx| {
         let mut tool = find(tx, &tool_id)?;
         if tool.newest != newest.number {

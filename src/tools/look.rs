@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::change::meaning;
-use super::manifest::{Annotations, Example, Limits, Manifest};
+use super::manifest::{Annotations, Example, Implementation, Limits, Manifest};
 use super::{Kept, State, Tool, Tools, Use, Version, find, may_call, store, unknown};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
@@ -14,6 +14,7 @@ use crate::id::ToolId;
 use crate::language::{Vector, cosine, embed, words};
 use crate::page::Position;
 use crate::store::Tx;
+use crate::upstream::Health;
 
 /// Whose cursors these are.
 const LIST: &str = "tool_list";
@@ -279,6 +280,9 @@ pub(super) struct Described {
     version: i64,
     /// The hash of its manifest: `tool_call` can insist on it
     hash: String,
+    /// How this process gets on with the server whose tool it is
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<Health>,
 }
 
 pub(super) async fn describe(ctx: Ctx, input: Describe, tools: Tools) -> Result<Described> {
@@ -292,6 +296,12 @@ pub(super) async fn describe(ctx: Ctx, input: Describe, tools: Tools) -> Result<
     } = found.ok_or_else(|| unknown(&input.name))?;
     let annotations = made.annotations();
     let manifest = made.manifest.clone();
+    let upstream = match &made.implementation {
+        Implementation::Upstream(upstream) => {
+            Some(tools.upstreams().health(ctx.tenant(), upstream))
+        }
+        _ => None,
+    };
     Ok(Described {
         tool_id: id,
         title: manifest.title(),
@@ -305,6 +315,7 @@ pub(super) async fn describe(ctx: Ctx, input: Describe, tools: Tools) -> Result<
         limits: manifest.limits,
         version,
         hash,
+        upstream,
     })
 }
 

@@ -13,6 +13,7 @@ use super::task::Work;
 use crate::error::{Error, Result};
 use crate::op::{self, Block, Output, below, given};
 use crate::script::Script;
+use crate::upstream::{Definition, Upstream};
 
 /// Bytes of a manifest.
 const BYTES: usize = 64 << 10;
@@ -36,7 +37,8 @@ pub(crate) struct Manifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 100))]
     pub(crate) title: Option<String>,
-    /// When to use it, in a sentence or two: models choose by it
+    /// When to use it, in a sentence or two: models choose by it; of a tool of another server, what that says
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 2000))]
     pub(crate) description: String,
     /// JSON Schema of its arguments
@@ -142,7 +144,7 @@ impl Default for Limits {
 }
 
 /// The types of implementations.
-pub(super) const KINDS: [&str; 3] = ["http", "script", "task"];
+pub(super) const KINDS: [&str; 4] = ["http", "script", "task", "upstream"];
 
 /// How a tool is done.
 pub(crate) enum Implementation {
@@ -152,6 +154,8 @@ pub(crate) enum Implementation {
     Script(Box<Script>),
     /// By an executor.
     Task(Box<Work>),
+    /// By another server.
+    Upstream(Box<Upstream>),
 }
 
 impl Implementation {
@@ -168,6 +172,9 @@ impl Implementation {
             "task" => op::parse(given)
                 .and_then(|work| Work::ready(work, manifest))
                 .map(|work| Self::Task(Box::new(work))),
+            "upstream" => op::parse(given)
+                .and_then(|upstream| Upstream::ready(upstream, &manifest.name))
+                .map(|upstream| Self::Upstream(Box::new(upstream))),
             other => Err(Error::invalid_at(
                 "/type",
                 format!("there is no {other:?}; one of {}", KINDS.join(", ")),
@@ -182,6 +189,7 @@ impl Implementation {
             Self::Http(_) => "http",
             Self::Script(_) => "script",
             Self::Task(_) => "task",
+            Self::Upstream(_) => "upstream",
         }
     }
 
@@ -189,7 +197,7 @@ impl Implementation {
     fn only_reads(&self) -> bool {
         match self {
             Self::Http(http) => http.only_reads(),
-            Self::Script(_) | Self::Task(_) => false,
+            Self::Script(_) | Self::Task(_) | Self::Upstream(_) => false,
         }
     }
 }
@@ -211,6 +219,8 @@ pub(crate) enum Answer {
     Data(Value, Option<String>),
     /// Words alone.
     Text(String),
+    /// What another server answered.
+    Output(Output),
     /// It failed, and this is what whoever calls should know.
     Failure(String),
 }
@@ -223,6 +233,39 @@ impl Manifest {
     pub(crate) fn read(given: &Value) -> Result<Self> {
         op::check(&FORM, given)?;
         op::parse(given)
+    }
+
+    /// The tool of another server, if that is to say what it takes.
+    pub(super) fn asks_elsewhere(&self) -> Result<Option<Upstream>> {
+        let given = &self.implementation.0;
+        if kind_of(given) != "upstream" || !self.parameters.is_empty() {
+            return Ok(None);
+        }
+        let read = op::parse(given).and_then(|upstream| Upstream::ready(upstream, &self.name));
+        read.map(Some)
+            .map_err(|error| below(error, "/implementation"))
+    }
+
+    /// Takes over what another server says of its tool, as far as this does not say it. From here on it stays.
+    pub(super) fn take(&mut self, said: Definition) {
+        let cut = |text: String, most: usize| text.chars().take(most).collect::<String>();
+        self.title = self.title.take().or(said.title.filter(|it| !it.is_empty()));
+        self.title = self.title.take().map(|title| cut(title, 100));
+        if self.description.is_empty() {
+            self.description = cut(said.description, 2_000);
+        }
+        if self.description.is_empty() {
+            self.description = self.title();
+        }
+        self.parameters = said.parameters;
+        self.output_schema = self.output_schema.take().or(said.output_schema);
+        let theirs: Annotations = serde_json::from_value(said.annotations).unwrap_or_default();
+        let own = &mut self.annotations;
+        own.read_only_hint = own.read_only_hint.or(theirs.read_only_hint);
+        own.destructive_hint = own.destructive_hint.or(theirs.destructive_hint);
+        own.idempotent_hint = own.idempotent_hint.or(theirs.idempotent_hint);
+        own.open_world_hint = own.open_world_hint.or(theirs.open_world_hint);
+        self.implementation.0["pin"] = said.hash.into();
     }
 
     /// The names of its parameters.
@@ -259,6 +302,9 @@ impl Compiled {
     pub(crate) fn of(mut manifest: Manifest) -> Result<Self> {
         if let Value::String(url) = &manifest.implementation.0 {
             manifest.implementation.0 = serde_json::json!({"type": "http", "url": url});
+        }
+        if manifest.description.is_empty() {
+            return Err(Error::invalid_at("/description", "missing, and required"));
         }
         let input = given(&mut manifest.parameters, "/parameters", true)?;
         let output = manifest.output_schema.as_mut();
@@ -356,18 +402,36 @@ impl Compiled {
 pub(super) fn plain(answer: Answer, promises: bool) -> Output {
     let (data, text) = match answer {
         Answer::Failure(text) => return Output::error(text),
+        Answer::Output(output) => return whole(output, promises),
         Answer::Text(text) if promises => (Some(Value::from(text)), None),
         Answer::Text(text) => (None, Some(text)),
         Answer::Data(data, text) => (Some(data), text),
     };
-    let data = data.map(|data| match data {
-        Value::Object(_) => data,
-        other => serde_json::json!({ "result": other }),
-    });
     Output {
         content: text.map(Block::text).into_iter().collect(),
-        structured: data,
+        structured: data.map(object),
         is_error: false,
+    }
+}
+
+/// The answer of another server, whose words are data where data is promised and there is none.
+fn whole(mut output: Output, promises: bool) -> Output {
+    if promises && output.structured.is_none() && !output.is_error {
+        let texts = output.content.iter().filter_map(|block| match block {
+            Block::Text { text } => Some(text.as_str()),
+            _ => None,
+        });
+        output.structured = Some(texts.collect::<Vec<_>>().join("\n").into());
+    }
+    output.structured = output.structured.map(object);
+    output
+}
+
+/// Data as an object.
+fn object(data: Value) -> Value {
+    match data {
+        Value::Object(_) => data,
+        other => serde_json::json!({ "result": other }),
     }
 }
 

@@ -32,7 +32,9 @@ use crate::id::ToolId;
 use crate::op::{self, List, Permission};
 use crate::script::{Script, Scripts};
 use crate::store::Tx;
+use crate::upstream::{Upstream, Upstreams};
 pub(crate) use manifest::Compiled;
+use manifest::Manifest;
 
 /// What every operation that calls a tool is called, for credentials that name operations.
 pub const CALL: &str = "tool_call";
@@ -152,6 +154,7 @@ struct Shared {
     /// The tools of all tenants, by name.
     common: BTreeMap<String, Tool>,
     scripts: Scripts,
+    upstreams: Upstreams,
 }
 
 /// Tools by the hash of their manifest, which is all that they are made of: whose they are makes no difference. What was not
@@ -190,6 +193,14 @@ impl Tools {
     /// # Errors
     /// What is wrong with which file.
     pub fn load(folder: Option<&Path>) -> Result<Self> {
+        Self::with(folder, Upstreams::default())
+    }
+
+    /// As [`Tools::load`], where there are other servers.
+    ///
+    /// # Errors
+    /// As [`Tools::load`].
+    pub fn with(folder: Option<&Path>, upstreams: Upstreams) -> Result<Self> {
         let mut common = BTreeMap::new();
         for path in folder.map(files).transpose()?.unwrap_or_default() {
             let tool = read(&path).map_err(|error| within(&path, &error.to_string()))?;
@@ -200,6 +211,7 @@ impl Tools {
         }
         let shared = Shared {
             common,
+            upstreams,
             ..Shared::default()
         };
         Ok(Self(Arc::new(shared)))
@@ -250,14 +262,35 @@ impl Tools {
         &self.0.scripts
     }
 
-    /// Refuses a script that can't be read, where a manifest gives one.
-    async fn check_script(&self, ctx: &Ctx, implementation: &Value) -> Result<()> {
-        if manifest::kind_of(implementation) != "script" {
-            return Ok(());
-        }
-        let script: Script = op::parse(implementation)?;
-        let checked = self.scripts().check(ctx, &script).await;
+    /// The other servers.
+    fn upstreams(&self) -> &Upstreams {
+        &self.0.upstreams
+    }
+
+    /// Refuses a script that can't be read, and a server that there is none of, where a manifest gives one.
+    async fn check(&self, ctx: &Ctx, implementation: &Value) -> Result<()> {
+        let checked = match &*manifest::kind_of(implementation) {
+            "script" => {
+                let script: Script = op::parse(implementation)?;
+                self.scripts().check(ctx, &script).await
+            }
+            "upstream" => {
+                let upstream: Upstream = op::parse(implementation)?;
+                self.upstreams().check(ctx.tenant(), &upstream)
+            }
+            _ => return Ok(()),
+        };
         checked.map_err(|error| op::below(error, "/implementation"))
+    }
+
+    /// A manifest with what another server says of its tool, where it leaves out what that takes.
+    async fn complete(&self, ctx: &Ctx, mut manifest: Manifest) -> Result<Manifest> {
+        if let Some(upstream) = manifest.asks_elsewhere()? {
+            let _place = ctx.place_to_wait()?;
+            let said = self.upstreams().look(ctx, &upstream).await?;
+            manifest.take(said);
+        }
+        Ok(manifest)
     }
 
     /// As [`Tools::find`], in a transaction.

@@ -54,7 +54,7 @@ fn making(tools: &Tools) -> Vec<Op> {
         Op::waiting("tool_create", Permission::Build, move |ctx, input| change::create(ctx, input, created.clone()))
             .about("Create a tool", "Make a tool for this tenant: its clients see and call it at once. Try it with tool_test first.")
             .idempotent()
-            .at_once()
+            .waits_if(asks_elsewhere)
             .at("POST", "/api/v1/tools")
             .at("POST", "/tools/register")
             .at("POST", "/tools/dynamic/create")
@@ -65,7 +65,7 @@ fn making(tools: &Tools) -> Vec<Op> {
             })),
         Op::waiting("tool_update", Permission::Build, move |ctx, input| change::update(ctx, input, updated.clone()))
             .about("Change a tool", "Make a new version of a tool from the fields that change. The versions before stay and can be called again.")
-            .at_once()
+            .waits_if(|input| input.get("manifest").and_then(Value::as_object).is_some_and(asks_elsewhere))
             .at("PATCH", "/api/v1/tools/{tool_id}")
             .sample(|| json!({"tool_id": "tol_sample", "manifest": {"title": "Weather"}})),
         Op::write("tool_delete", Permission::Build, change::delete)
@@ -100,6 +100,15 @@ fn making(tools: &Tools) -> Vec<Op> {
             .at("POST", "/api/v1/tools/{tool_id}/rollback")
             .sample(|| json!({"tool_id": "tol_sample", "version": 1})),
     ]
+}
+
+/// Whether another server may have to say what a tool takes.
+fn asks_elsewhere(manifest: &Map<String, Value>) -> bool {
+    let parameters = manifest.get("parameters").and_then(Value::as_object);
+    let kind = manifest.get("implementation").map(|given| &given["type"]);
+    parameters.is_none_or(Map::is_empty)
+        && kind.is_none_or(|kind| kind == "upstream")
+        && (kind.is_some() || manifest.contains_key("parameters"))
 }
 
 fn deciding() -> Vec<Op> {

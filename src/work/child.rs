@@ -172,7 +172,8 @@ pub async fn supervise(command: &str) -> std::io::Result<ExitCode> {
     );
     let mut process = Command::new(program()?);
     if cfg!(target_os = "linux") {
-        process.args(["bound", &std::process::id().to_string(), "--", command]);
+        let own = std::process::id().to_string();
+        process.args(["bound", &own, "--", "sh", "-c", command]);
     } else {
         process = Command::new("sh");
         process.args(["-c", command]);
@@ -219,9 +220,9 @@ async fn lifeline(command: Option<ChildStdin>) {
     }
 }
 
-/// Becomes `sh -c command`, bound to the life of the process `parent`. Returns only when that fails.
+/// Becomes `command`, bound to the life of the process `parent`. Returns only when that fails.
 #[cfg(target_os = "linux")]
-pub fn bind(parent: i32, command: &str) -> std::io::Error {
+pub fn bind(parent: i32, command: &[String]) -> std::io::Error {
     use std::os::unix::process::CommandExt;
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
@@ -230,13 +231,14 @@ pub fn bind(parent: i32, command: &str) -> std::io::Error {
     if rustix::process::getppid().map(|id| id.as_raw_nonzero().get()) != Some(parent) {
         return std::io::Error::other("the supervisor has gone");
     }
-    std::process::Command::new("sh")
-        .args(["-c", command])
-        .exec()
+    match command.split_first() {
+        Some((program, arguments)) => std::process::Command::new(program).args(arguments).exec(),
+        None => std::io::ErrorKind::InvalidInput.into(),
+    }
 }
 
 /// Other kernels know no parent-death signal; the supervisor runs the shell itself there.
 #[cfg(not(target_os = "linux"))]
-pub fn bind(_: i32, _: &str) -> std::io::Error {
+pub fn bind(_: i32, _: &[String]) -> std::io::Error {
     std::io::ErrorKind::Unsupported.into()
 }

@@ -71,5 +71,7 @@ mod tools_done;
 mod tools_given;
 mod tools_shown;
 mod traces;
+mod upstreams;
+mod upstreams_hostile;
 mod work_life;
 mod work_rest;
