@@ -16,7 +16,7 @@ use crate::random::Random;
 use crate::store::{Hub, Place, Postgres, Store};
 use crate::tools::Tools;
 use crate::upstream::Upstreams;
-use crate::{handles, limits, memory, sessions, tasks, tenants};
+use crate::{handles, limits, memory, resources, sessions, tasks, tenants};
 
 /// How often the reaper looks for what is due.
 const REAP: Duration = Duration::from_millis(250);
@@ -108,6 +108,18 @@ impl App {
         });
         self.start(LOOK, |system| async move { limits::tick(&system).await });
         self.start(LOOK, |system| async move { tenants::tick(&system).await });
+        self.start(LOOK, |system| async move { resources::tick(&system).await });
+        let watches = Arc::new(resources::Watches::default());
+        self.start(LOOK, move |system| {
+            let watches = watches.clone();
+            async move {
+                let mut wanted = system.presence().heard();
+                wanted.extend(sessions::subscribed_below(&system, resources::BELOW).await?);
+                // What has changed is no reason to look again at once.
+                let look = resources::watch(&system, &watches, wanted);
+                look.await.map(|_| 0)
+            }
+        });
         let access = self.access.clone();
         self.start(LOOK, move |_| {
             let access = access.clone();

@@ -21,6 +21,24 @@ pub struct Presence {
     stays: DashMap<Shown, Leave>,
     /// The tenants of which something goes on, and how much.
     tenants: DashMap<TenantId, (CancellationToken, usize)>,
+    /// What somebody here wants to hear of that is not in the log by itself, and how many do.
+    heard: DashMap<(TenantId, String), usize>,
+}
+
+/// Somebody who wants to hear of something, until it is dropped.
+pub struct Hears {
+    presence: Arc<Presence>,
+    of: (TenantId, String),
+}
+
+impl Drop for Hears {
+    fn drop(&mut self) {
+        let is_last = |_: &(TenantId, String), count: &mut usize| {
+            *count -= 1;
+            *count == 0
+        };
+        self.presence.heard.remove_if_mut(&self.of, is_last);
+    }
 }
 
 struct Known {
@@ -92,6 +110,21 @@ impl Drop for Stay {
 }
 
 impl Presence {
+    /// Notes that somebody wants to hear of what is at `uri`.
+    pub fn hear(self: &Arc<Self>, tenant: &TenantId, uri: &str) -> Hears {
+        let of = (tenant.clone(), uri.to_owned());
+        *self.heard.entry(of.clone()).or_default() += 1;
+        Hears {
+            presence: self.clone(),
+            of,
+        }
+    }
+
+    /// What somebody here wants to hear of.
+    pub fn heard(&self) -> Vec<(TenantId, String)> {
+        self.heard.iter().map(|heard| heard.key().clone()).collect()
+    }
+
     /// Who shows this, if that was looked at a moment before `now`.
     pub fn find(&self, shown: &Shown, now: Time) -> Option<Arc<Principal>> {
         let known = self.known.get(shown)?;

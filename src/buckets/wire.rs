@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap};
 use http_body::Body as _;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -101,6 +101,13 @@ impl HttpService for Wire {
             // The connection says these, by the URL and by what is sent.
             headers.remove(CONTENT_LENGTH);
             headers.remove(HOST);
+            if headers
+                .get(AUTHORIZATION)
+                .is_some_and(|shown| shown.as_bytes().trim_ascii() == b"Bearer")
+            {
+                // Nobody, as the library says it in some places.
+                headers.remove(AUTHORIZATION);
+            }
             let body = if parts.method.is_safe() {
                 None
             } else {

@@ -330,7 +330,7 @@ impl Catalog {
         self.parts
             .resources
             .iter()
-            .filter_map(|kind| (kind.changed_by)(event))
+            .flat_map(|kind| (kind.changed_by)(event))
             .collect()
     }
 }

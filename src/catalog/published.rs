@@ -133,7 +133,7 @@ pub(super) fn resources() -> Vec<Resource> {
             }),
             list: Some(|_, _, _, _| Ok((items("schemas", schemas()), None))),
             complete: Completer::Stored(|_, _, _, prefix, _| Ok(names(schemas(), prefix))),
-            changed_by: |_| None,
+            changed_by: |_| Vec::new(),
         },
         Resource {
             template: "baton://guides/{name}",
@@ -150,7 +150,7 @@ pub(super) fn resources() -> Vec<Resource> {
             }),
             list: Some(|_, _, _, _| Ok((items("guides", GUIDES), None))),
             complete: Completer::Stored(|_, _, _, prefix, _| Ok(names(GUIDES, prefix))),
-            changed_by: |_| None,
+            changed_by: |_| Vec::new(),
         },
     ]
 }

@@ -2,6 +2,8 @@
 //! through a link. What is neither file nor folder is not there. Everything here blocks. Which folders there may be is for
 //! others to say.
 
+mod watch;
+
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -9,9 +11,12 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, mkdirat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
+
+pub use watch::{Changed, Seen, Version};
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
@@ -108,6 +113,76 @@ pub fn parts(path: &str) -> Result<Vec<&str>> {
         ));
     }
     Ok(parts)
+}
+
+/// A change that only has to happen: what is to be written is on the disk, under another name.
+#[derive(Debug)]
+pub struct Ready {
+    folder: Folder,
+    name: String,
+    what: What,
+    /// What it will be known by once it happened.
+    pub mark: String,
+}
+
+#[derive(Debug)]
+enum What {
+    Put(String),
+    Remove(AtFlags),
+}
+
+impl Ready {
+    /// Lets it happen: afterwards it is on the disk.
+    pub fn happen(&self) -> Result<()> {
+        let folder = &self.folder.0;
+        let done = match &self.what {
+            What::Put(fresh) => renameat(folder, fresh.as_str(), folder, self.name.as_str()),
+            What::Remove(how) => unlinkat(folder, self.name.as_str(), *how),
+        };
+        done.map_err(|error| match error {
+            // Somebody took the file for a rest of what never happened.
+            Errno::NOENT => nothing(),
+            error => failed(error.into()),
+        })?;
+        let folder = folder.as_fd().try_clone_to_owned().map_err(failed)?;
+        File::from(folder).sync_all().map_err(failed)
+    }
+
+    /// Takes away what was to be written.
+    pub fn abandon(&self) {
+        if let What::Put(fresh) = &self.what {
+            // What is left is nothing that anybody sees.
+            let _ = unlinkat(&self.folder.0, fresh.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+/// What a folder is called in which all tenants have theirs, for as long as it is there; and a lock, which is free while the
+/// file is not held. `fresh` is what it is called if it has no name yet.
+pub fn name_of(all: &Path, fresh: &str) -> Result<(String, File)> {
+    let file = all.join(format!("{FRESH}place"));
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(all);
+    made.map_err(failed)?;
+    if !file.exists() {
+        // Whole or not at all, and the first one's.
+        let own = all.join(format!("{FRESH}{fresh}"));
+        std::fs::write(&own, fresh).map_err(failed)?;
+        match std::fs::hard_link(&own, &file) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        std::fs::remove_file(own).map_err(failed)?;
+    }
+    let name = std::fs::read_to_string(&file).map_err(failed)?;
+    Ok((name, File::open(file).map_err(failed)?))
+}
+
+/// Whether nobody else holds the lock, which is held from here on until it is dropped.
+pub fn is_first(lock: &File) -> bool {
+    flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 /// A folder that is open. It stays the same folder, whatever is renamed.
@@ -267,36 +342,47 @@ impl Folder {
         Some(size(&about))
     }
 
-    /// Changes what is at a path, whole or not at all. `fresh` names no other file that is being written.
-    pub fn change(&self, parts: &[&str], change: &Change, fresh: &str) -> Result<()> {
+    /// Gets ready to change what is at a path, whole or not at all. `fresh` names no other file that is being written.
+    pub fn prepare(&self, parts: &[&str], change: &Change, fresh: &str) -> Result<Ready> {
         let Some((name, above)) = parts.split_last() else {
             return Err(Error::invalid_at("/path", "must name a file"));
         };
+        let name = (*name).to_owned();
         match change {
             Change::Put(bytes) => {
                 let folder = self.walk(above, true)?;
                 let fresh = format!("{FRESH}{fresh}");
-                let written = folder.put(name, bytes, &fresh);
-                if written.is_err() {
+                let written = folder.put(bytes, &fresh);
+                let about = written.inspect_err(|_| {
                     // Perhaps it was not even made.
                     let _ = unlinkat(&folder.0, fresh.as_str(), AtFlags::empty());
-                }
-                written
+                })?;
+                Ok(Ready {
+                    folder,
+                    name,
+                    what: What::Put(fresh),
+                    mark: Version::of(&about).mark().to_owned(),
+                })
             }
             Change::Remove => {
                 let folder = self.walk(above, false)?;
-                let about = statat(&folder.0, *name, AtFlags::SYMLINK_NOFOLLOW).map_err(gone)?;
+                let about = statat(&folder.0, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(gone)?;
                 let how = match FileType::from_raw_mode(about.st_mode) {
                     FileType::RegularFile => AtFlags::empty(),
                     FileType::Directory => AtFlags::REMOVEDIR,
                     _ => return Err(nothing()),
                 };
-                unlinkat(&folder.0, *name, how).map_err(|error| failed(error.into()))
+                Ok(Ready {
+                    folder,
+                    name,
+                    what: What::Remove(how),
+                    mark: Version::of(&about).end(),
+                })
             }
         }
     }
 
-    fn put(&self, name: &str, bytes: &[u8], fresh: &str) -> Result<()> {
+    fn put(&self, bytes: &[u8], fresh: &str) -> Result<Stat> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.0, fresh, flags, Mode::from_raw_mode(0o644));
@@ -304,9 +390,25 @@ impl Folder {
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(failed)?;
-        renameat(&self.0, fresh, &self.0, name).map_err(|error| failed(error.into()))?;
-        let folder = self.0.as_fd().try_clone_to_owned().map_err(failed)?;
-        File::from(folder).sync_all().map_err(failed)
+        fstat(&file).map_err(gone)
+    }
+
+    /// Whether a change happened that was prepared and whose process is gone, and which happens no more from here on.
+    pub fn has_happened(&self, parts: &[&str], fresh: Option<&str>) -> bool {
+        let Some((name, above)) = parts.split_last() else {
+            return false;
+        };
+        let Ok(folder) = self.walk(above, false) else {
+            return false;
+        };
+        match fresh {
+            // Either this takes the file away, or it has its name already.
+            Some(fresh) => {
+                let fresh = format!("{FRESH}{fresh}");
+                unlinkat(&folder.0, fresh, AtFlags::empty()) == Err(Errno::NOENT)
+            }
+            None => statat(&folder.0, *name, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT),
+        }
     }
 
     /// Bytes of all files below.

@@ -24,13 +24,20 @@ use super::{handles, protocol_error};
 use crate::ctx::Ctx;
 use crate::feed::{Change, Follower, News, What};
 use crate::op::{Class, List};
-use crate::presence::Stay;
+use crate::presence::{Hears, Stay};
 use crate::quota::Limit;
+use crate::resources;
 use crate::sessions::{self, SUBSCRIPTIONS};
 use crate::throttle::{Pass, Place};
 
 /// How long a client may leave a notification unread before its session is given up on.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Notes that somebody wants to hear of a resource whose changes are looked for as long as somebody does.
+pub(super) fn hears(ctx: &Ctx, uri: &str) -> Option<Hears> {
+    let is_watched = uri.starts_with(resources::BELOW);
+    is_watched.then(|| ctx.presence().hear(ctx.tenant(), uri))
+}
 
 /// What has changed and is wanted, each once, in the order of the changes.
 fn wanted(news: &News, is_wanted: impl Fn(&Change) -> bool) -> Vec<&What> {
@@ -284,6 +291,7 @@ pub(crate) struct Listener {
     watching: Option<Box<handles::Watching>>,
     /// Messages that wait for others of the same news.
     ready: Vec<ServerNotification>,
+    _hears: Vec<Hears>,
 }
 
 impl Listener {
@@ -318,7 +326,9 @@ impl Listener {
             .into_iter()
             .filter(|(wanted, _)| *wanted == Some(true));
         let lists = lists.map(|(_, list)| What::List(list));
+        let hears = uris.clone().filter_map(|uri| hears(ctx, uri));
         Ok(Self {
+            _hears: hears.collect(),
             id: id.clone(),
             leave,
             follower: follower.map_err(|error| protocol_error(&error))?,

@@ -1,6 +1,6 @@
 //! What handlers share: those of one process, and those of one session.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::kept::Said;
+use super::listen::hears;
 use super::server::Named;
 use super::tools;
 use crate::app::App;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::feed::{Change, Feeds, What};
 use crate::id::TenantId;
 use crate::op::List;
+use crate::presence::Hears;
 use crate::sessions;
 use crate::throttle::Place;
 
@@ -209,7 +211,7 @@ pub(crate) struct Session {
 /// Where the subscriptions of a session are.
 enum Subscriptions {
     /// The session lives as long as its handler.
-    Here(Mutex<HashSet<String>>),
+    Here(Mutex<HashMap<String, Option<Hears>>>),
     /// The handler is for one request of the session of this id, which this context reaches.
     InDatabase(String, Ctx),
     /// There is no session, or not yet.
@@ -328,7 +330,7 @@ impl Session {
     }
 
     /// What it subscribed to, if it lives with its handler.
-    fn here(&self) -> Option<MutexGuard<'_, HashSet<String>>> {
+    fn here(&self) -> Option<MutexGuard<'_, HashMap<String, Option<Hears>>>> {
         let Subscriptions::Here(subscribed) = &self.subscriptions else {
             return None;
         };
@@ -343,7 +345,7 @@ impl Session {
     /// Whether it is told by its handler of what has changed.
     pub(super) fn wants(&self, change: &Change) -> bool {
         self.here().is_some_and(|here| match &change.what {
-            What::Resource(uri) => here.contains(uri),
+            What::Resource(uri) => here.contains_key(uri),
             What::List(_) => true,
         })
     }
@@ -357,7 +359,7 @@ impl Session {
             if subscribed.len() >= sessions::SUBSCRIPTIONS as usize {
                 return Err(sessions::too_many_subscriptions());
             }
-            subscribed.insert(uri.to_owned());
+            subscribed.insert(uri.to_owned(), hears(ctx, uri));
         }
         Ok(())
     }

@@ -78,8 +78,8 @@ pub fn resources() -> Vec<Resource> {
             list: Some(items),
             complete: Completer::Stored(complete),
             changed_by: |event| {
-                let agent_id = changed(event)?;
-                Some(format!("baton://memory/{agent_id}"))
+                let uri = |agent_id| format!("baton://memory/{agent_id}");
+                changed(event).map(uri).into_iter().collect()
             },
         },
         Resource {
@@ -93,8 +93,8 @@ pub fn resources() -> Vec<Resource> {
             list: None,
             complete: Completer::Stored(complete),
             changed_by: |event| {
-                let agent_id = changed(event)?;
-                Some(format!("baton://memory/{agent_id}/{}", event.subject))
+                let uri = |agent_id| format!("baton://memory/{agent_id}/{}", event.subject);
+                changed(event).map(uri).into_iter().collect()
             },
         },
     ]

@@ -103,8 +103,8 @@ pub struct Resource {
     pub list: Option<Lister>,
     /// Finds values for its variables.
     pub complete: Completer,
-    /// The URI that an event changed, if it is of this kind.
-    pub changed_by: fn(&Event) -> Option<String>,
+    /// The URIs of this kind that an event changed.
+    pub changed_by: fn(&Event) -> Vec<String>,
     /// What a caller must be allowed to do; `None` for what everybody may read.
     pub permission: Option<Permission>,
 }

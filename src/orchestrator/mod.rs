@@ -126,6 +126,8 @@ pub fn resources() -> Vec<Resource> {
                     .kind
                     .starts_with("dev.baton.task.")
                     .then(|| format!("baton://tasks/{}", event.subject))
+                    .into_iter()
+                    .collect()
             },
         },
         Resource {
@@ -157,6 +159,8 @@ pub fn resources() -> Vec<Resource> {
                 ];
                 ENDS.contains(&event.kind.as_str())
                     .then(|| format!("baton://tasks/{}/report", event.subject))
+                    .into_iter()
+                    .collect()
             },
         },
     ]

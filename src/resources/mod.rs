@@ -19,7 +19,9 @@ use serde_json::{Map, Value};
 
 pub use access::Right;
 use access::{Rule, Who};
+pub use files::{BELOW, Watches, watch};
 pub use ops::parts;
+pub use reading::tick;
 pub use register::{DELETED, REGISTERED};
 
 use crate::clock::Time;

@@ -91,7 +91,10 @@ fn resources(held: &Arc<Held>) -> Vec<Resource> {
             read: Reader::Live(content()),
             list: Some(items),
             complete: completer(),
-            changed_by: |event| is_ours(event).then(|| uri_of(&event.subject, "")),
+            changed_by: |event| {
+                let uri = is_ours(event).then(|| uri_of(&event.subject, ""));
+                uri.into_iter().collect()
+            },
         },
         Resource {
             template: "baton://resources/{resource_id}/{+path}",
@@ -104,9 +107,15 @@ fn resources(held: &Arc<Held>) -> Vec<Resource> {
             list: None,
             complete: completer(),
             changed_by: |event| {
-                let path = event.data["path"].as_str();
-                let path = path.filter(|path| is_ours(event) && !path.is_empty())?;
-                Some(uri_of(&event.subject, path))
+                let path = event.data["path"].as_str().unwrap_or_default();
+                if !is_ours(event) || path.is_empty() {
+                    return Vec::new();
+                }
+                // The file, and the folders that it is in.
+                let ends = path.match_indices('/').map(|(end, _)| end);
+                let all = ends.chain([path.len()]);
+                all.map(|end| uri_of(&event.subject, &path[..end]))
+                    .collect()
             },
         },
     ]

@@ -6,23 +6,32 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
 
 use super::access::Right;
 use super::endpoint::{self, Kept};
 use super::files::{self, Turns};
 use super::register::uri_of;
+use super::store::{self, Begun};
 use super::{Entry, Kind, find};
-use crate::buckets::Stores;
+use crate::buckets::{self, Stores};
 use crate::clock::Time;
-use crate::ctx::Ctx;
+use crate::ctx::{Ctx, System};
 use crate::error::{Error, Kind as Fault, Result};
-use crate::events;
-use crate::folders::{Change, Found, Named};
+use crate::folders::{self, Change, Found, Named};
 use crate::id::{AgentId, ResourceId, SecretName};
 use crate::op::Typed;
 use crate::secret::Secret;
 use crate::secrets;
 
+/// How long a write to a folder goes on at most once it has begun, and one to what is elsewhere.
+const SETTLED: Duration = Duration::from_secs(5);
+const ANSWERED: Duration = Duration::from_mins(2);
+/// After how long a data folder does not come back.
+const LOST: Duration = Duration::from_hours(24);
+/// Writes that are ended in one round.
+const BATCH: u32 = 100;
 /// The event of something written.
 const WRITTEN: &str = "dev.baton.resource.written";
 
@@ -160,6 +169,15 @@ pub(super) struct Held {
     answers: Kept,
     pub(super) stores: Stores,
     turns: Turns,
+    place: OnceCell<String>,
+}
+
+impl Held {
+    /// What this process's data folder is called.
+    async fn place(&self, system: &System) -> String {
+        let name = async || files::data_folder(system).await.0;
+        self.place.get_or_init(name).await.clone()
+    }
 }
 
 /// Refuses what can't be a resource.
@@ -363,23 +381,113 @@ pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Wri
         Change::Put(bytes) => Some(bytes.len()),
         Change::Remove => None,
     };
+    let path = input.path.trim_end_matches('/').to_owned();
+    let fresh = format!("{:032x}", ctx.system().random().u128());
+    let is_folder = entry.kind == Kind::FileStorage && !buckets::is_store(&entry.uri);
+    let mut begun = Begun {
+        id: fresh.clone(),
+        resource: entry.id.clone(),
+        uri: entry.uri.clone(),
+        path: path.clone(),
+        bytes: bytes.and_then(|bytes| i64::try_from(bytes).ok()),
+        fresh: (is_folder && bytes.is_some()).then(|| fresh.clone()),
+        mark: None,
+        place: held.place(ctx.system()).await,
+        actor: ctx.actor().to_owned(),
+        due_at: ctx.clock().steady() + if is_folder { SETTLED } else { ANSWERED },
+    };
     let place = (input.path.as_str(), mime_type(&input.path), change);
     match entry.kind {
         Kind::FileStorage => {
-            files::write(&ctx, &entry, place, (&held.stores, &held.turns)).await?;
+            let own = ((&held.stores, &held.turns), fresh.as_str());
+            let ready = files::prepare(&ctx, &entry, place, own).await?;
+            begun.mark = ready.mark();
+            begin(&ctx, &begun).await?;
+            let (done, rest) = ready.happen().await;
+            end(&ctx, begun, done.is_ok().then_some(true)).await?;
+            if let Some(rest) = rest {
+                // Not before nobody asks any more whether it is there.
+                files::blocking(move || {
+                    rest.abandon();
+                    Ok(())
+                })
+                .await?;
+            }
+            done?;
         }
-        Kind::ApiEndpoint => endpoint::write(&ctx, &entry, place).await?,
+        Kind::ApiEndpoint => {
+            begin(&ctx, &begun).await?;
+            let done = endpoint::write(&ctx, &entry, place).await;
+            end(&ctx, begun, done.is_ok().then_some(true)).await?;
+            done?;
+        }
     }
-    let path = input.path.trim_end_matches('/').to_owned();
-    let id = entry.id.clone();
-    let told = path.clone();
-    let tell = ctx.write(move |scope, tx| {
-        let data = json!({"path": told, "bytes": bytes, "removed": bytes.is_none()});
-        events::append(scope, tx, WRITTEN, id.as_str(), &data).map(drop)
-    });
-    tell.await?;
     Ok(Written {
         resource_uri: uri_of(entry.id.as_str(), &path),
         bytes,
     })
+}
+
+async fn begin(ctx: &Ctx, begun: &Begun) -> Result<()> {
+    let begun = begun.clone();
+    ctx.write(move |_, tx| store::begin_write(tx, &begun)).await
+}
+
+/// Ends a write, and tells of it if it happened for certain or perhaps.
+async fn end(ctx: &Ctx, begun: Begun, happened: Option<bool>) -> Result<()> {
+    let end = ctx.write(move |scope, tx| {
+        let is_open = store::end_write(tx, &begun.id)?;
+        // Of a file that has its name somebody else has told, if he has ended this.
+        if !is_open && begun.fresh.is_some() {
+            return Ok(());
+        }
+        let Some(is_certain) = happened else {
+            return Ok(());
+        };
+        let mut data =
+            json!({"path": begun.path, "bytes": begun.bytes, "removed": begun.bytes.is_none()});
+        if !is_certain {
+            data["uncertain"] = true.into();
+        }
+        let about = (WRITTEN, begun.resource.as_str());
+        let mark = begun.mark.as_deref();
+        files::tell(scope, tx, about, (&begun.path, mark), &data)
+    });
+    end.await
+}
+
+/// Ends the writes whose processes are gone: those to folders by what is on the disk, where its data folder is; those to
+/// others, of which nobody knows, as what perhaps happened.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn tick(system: &System) -> Result<usize> {
+    let now = system.clock().steady();
+    let due = system
+        .survey(move |tx| store::due_writes(tx, now, BATCH))
+        .await?;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    let (place, lock) = files::data_folder(system).await;
+    // One process of a data folder at a time: what one has taken away, another would take for what has its name.
+    let lock = lock.filter(folders::is_first);
+    let mut count = 0;
+    for (tenant, begun) in due {
+        let is_ours = lock.is_some() && begun.place == place;
+        let is_lost = now.since(begun.due_at) > LOST;
+        if !is_ours && !is_lost {
+            continue;
+        }
+        let ctx = system.ctx(tenant, &begun.actor);
+        let is_folder = begun.uri.starts_with("file:");
+        let happened = if is_ours && is_folder {
+            files::has_happened(&ctx, &begun).await?.then_some(true)
+        } else {
+            Some(false)
+        };
+        end(&ctx, begun, happened).await?;
+        count += 1;
+    }
+    Ok(count)
 }

@@ -14,7 +14,7 @@ use crate::ctx::{Ctx, Guard, Scope, System};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::op::ANSWERS_USED;
-use crate::store::Tx;
+use crate::store::{SystemTx, Tx};
 
 pub use store::subscribers;
 
@@ -22,6 +22,8 @@ pub use store::subscribers;
 pub const KEPT: Duration = Duration::from_hours(24);
 /// How exactly it is known when a client was last seen: each call would be a write otherwise.
 const EXACT: Duration = Duration::from_mins(10);
+/// Subscriptions of all sessions that are looked at together.
+const BELOW: u32 = 2_000;
 /// URIs that a session may subscribe to.
 pub const SUBSCRIPTIONS: u32 = 1_000;
 /// The longest `initialize` that is kept.
@@ -273,6 +275,18 @@ pub async fn subscribe(ctx: &Ctx, id: &str, uri: &str) -> Result<()> {
         store::subscribe(tx, &id, &uri)
     })
     .await
+}
+
+/// What the sessions of all tenants subscribed to that begins with `begin`, as far as there is room for it.
+///
+/// # Errors
+/// A failure of the database.
+pub async fn subscribed_below(
+    system: &System,
+    begin: &'static str,
+) -> Result<Vec<(TenantId, String)>> {
+    let find = move |tx: &mut SystemTx<'_>| store::subscribed_below(tx, begin, BELOW);
+    system.survey(find).await
 }
 
 /// The refusal of one subscription more than a session may have.

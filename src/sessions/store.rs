@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::{Place, Question, Session};
 use crate::clock::Time;
 use crate::error::Result;
+use crate::id::TenantId;
 use crate::store::{SystemTx, Tx, vals};
 
 /// URIs in one statement.
@@ -247,4 +248,19 @@ pub fn subscribers(
         }
     }
     Ok(found)
+}
+
+/// What any session subscribed to that begins so: at most so many.
+pub(super) fn subscribed_below(
+    tx: &mut SystemTx<'_>,
+    begin: &str,
+    limit: u32,
+) -> Result<Vec<(TenantId, String)>> {
+    let rows = tx.query(
+        "SELECT DISTINCT tenant_id, uri FROM session_subscriptions WHERE uri LIKE $1 LIMIT $2",
+        &vals![format!("{begin}%"), limit],
+    )?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! `tenant_delete`: everything that bears a tenant's name goes, as the schema says what that is. The call writes down that it is
 //! to go and closes the tenant; a worker removes it, some rows at a time, and goes on where another process was killed.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,25 @@ async fn remove_files(system: &System, tenant: &TenantId) -> Result<()> {
     };
     let removed = tokio::task::spawn_blocking(remove).await;
     removed.map_err(Error::internal)?
+}
+
+/// Removes the folders that tenants had when their deletion was asked for, if this process has some: another one did the rest,
+/// perhaps on another machine. A folder of somebody who has come under the same name since is younger.
+pub(super) async fn remove_older(system: &System, ended: Vec<(TenantId, Time)>) {
+    for (tenant, asked) in ended {
+        let folder = system.folders().own.join(tenant.as_str());
+        let made = std::fs::metadata(folder).and_then(|about| about.created());
+        let made = made
+            .ok()
+            .and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+        let made = made.and_then(|made| i64::try_from(made.as_micros()).ok());
+        if made.is_none_or(|made| Time::from_micros(made) >= asked) {
+            continue;
+        }
+        if let Err(error) = remove_files(system, &tenant).await {
+            tracing::warn!(error = ?error, tenant = %tenant, "files of a tenant that was deleted are left");
+        }
+    }
 }
 
 /// Removes some rows, or, if there are none, the tenant. Whoever else does so at the same time does no harm.

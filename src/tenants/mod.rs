@@ -51,6 +51,11 @@ async fn take_over(system: &System) -> Result<()> {
         })
     };
     let news = system.survey(news).await?;
+    let ended = system
+        .survey(move |tx| store::ended_since(tx, known))
+        .await?;
+    // Each process has its own disk, perhaps; and whoever comes next under the name is let in afterwards.
+    delete::remove_older(system, ended).await;
     system.allowances().apply(&news);
     // What goes on of them ends; what is known of them here is no longer so.
     for tenant in &news.deleted {

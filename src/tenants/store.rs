@@ -207,6 +207,16 @@ pub(super) fn deleted_since(tx: &mut SystemTx<'_>, change: i64) -> Result<Vec<Te
     rows.into_iter().map(|mut row| row.get(0)).collect()
 }
 
+/// Tenants whose deletion ended by later changes than the one of this number, and when it was asked for.
+pub(super) fn ended_since(tx: &mut SystemTx<'_>, change: i64) -> Result<Vec<(TenantId, Time)>> {
+    let rows = tx.query(
+        "SELECT name, requested_at FROM tenant_deletions WHERE change > $1 AND ended_at IS NOT NULL",
+        &vals![change],
+    )?;
+    let ended = |mut row: Row| Ok((row.get(0)?, row.get(1)?));
+    rows.into_iter().map(ended).collect()
+}
+
 /// Tenants that are being deleted.
 pub(super) fn closed(tx: &mut SystemTx<'_>) -> Result<HashSet<TenantId>> {
     let rows = tx.query(

@@ -34,7 +34,7 @@ macro_rules! fixed {
                 Ok((vec![item], None))
             }),
             complete: Completer::Stored(|_, _, _, _, _| Ok(Vec::new())),
-            changed_by: |_| None,
+            changed_by: |_| Vec::new(),
         }
     };
 }
@@ -69,7 +69,7 @@ pub(crate) fn resources() -> Vec<Resource> {
             }),
             list: None,
             complete: Completer::Stored(|_, _, _, prefix, _| Ok(vec![format!("{prefix}1")])),
-            changed_by: |_| None,
+            changed_by: |_| Vec::new(),
         },
     ]
 }

@@ -52,6 +52,7 @@ mod places;
 mod questions;
 mod resources;
 mod resources_access;
+mod resources_changes;
 mod resources_service;
 mod resources_stores;
 mod scripts;

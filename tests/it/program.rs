@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use baton::clock::Clock;
+use baton::store::{Hub, Store};
+
 use crate::support::home::{Home as Place, MASTER_KEY};
 use serde_json::Value;
 
@@ -43,6 +46,15 @@ impl Home {
     /// The home folder, and the database of its own where the tests are for one.
     pub(crate) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Its store, beside whoever serves it.
+    pub(crate) fn store(&self) -> Store {
+        let place = match self.place.database() {
+            Some(_) => self.place.place(),
+            None => self.path("data").as_path().into(),
+        };
+        Store::open(&place, Hub::default(), &Clock::system()).expect("opens")
     }
 
     /// A path in the home folder.
