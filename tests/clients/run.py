@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Drives real MCP clients against the real binary: run.py BINARY [WORD]
 
-Each case is one client on one transport in one era and plays a whole life of a task, follows the handle of one over a restart, or has its
-user sign in first.
+Each case is one client on one transport in one era and plays a whole life of a task, follows the handle of one over a restart, has its user
+sign in first, or is a server whose tools Baton uses.
 WORD keeps the cases whose name holds it. What the server told them, except over a restart, is checked against the schemas of its
 revisions at the end.
 BATON_TEST_PYTHON (an interpreter with the Python SDK), BATON_TEST_NODE, BATON_TEST_NPM (the folder of the npm packages) and BATON_TEST_RMCP (the
@@ -54,6 +54,19 @@ def users(binary):
             yield f"{name} oauth {registration}", [sys.executable, HERE / "oauth.py", binary, registration, *client], None
 
 
+def upstreams(binary):
+    """Servers of the official SDKs whose tools Baton uses, and the revision that is spoken with them."""
+    python = [os.environ["BATON_TEST_PYTHON"], HERE / "upstream_python.py"]
+    typescript = [os.environ["BATON_TEST_NODE"], HERE / "upstream_typescript.mjs"]
+    for name, kind, server, version in [
+        ("python-sdk", "stdio", python, MODERN),
+        ("python-sdk", "http", python, MODERN),
+        ("python-sdk", "sse", python, LEGACY),
+        ("typescript-v1", "stdio", typescript, LEGACY),
+    ]:
+        yield f"{name} upstream {kind}", [sys.executable, HERE / "upstream.py", binary, kind, *server], version
+
+
 def cases(binary, program, url, home):
     """Name, command and the protocol version that must be negotiated. `program` is the binary, listened to."""
     stdio = [program, "stdio", "--data", str(home / "stdio")]
@@ -73,6 +86,7 @@ def cases(binary, program, url, home):
         if name != "typescript-v1":
             yield f"{name} handles", [sys.executable, HERE / "handles.py", binary, name, *followers[name]], None
     yield from users(binary)
+    yield from upstreams(binary)
     yield "python-sdk sse auto", [os.environ["BATON_TEST_PYTHON"], HERE / "python_sdk.py", "auto", "sse", f"{url}/sse"], None
 
 
