@@ -377,7 +377,8 @@ fn origin(url: &Url) -> Url {
     origin
 }
 
-fn origin_of(url: &str) -> String {
+/// As people are shown an address that may have secrets in its path.
+pub fn origin_of(url: &str) -> String {
     let url = Url::parse(url);
     url.map_or_else(|_| "the server".to_owned(), |url| origin(&url).to_string())
 }

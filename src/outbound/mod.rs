@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::TenantId;
 use crate::secret::Secret;
 use crate::trace::Trace;
-pub use fetch::{Answer, Bounds, Incoming, Outside, Request, beside};
+pub use fetch::{Answer, Bounds, Incoming, Outside, Request, beside, origin_of};
 use problem::remote_error;
 pub use proof::Auth;
 

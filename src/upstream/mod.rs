@@ -45,7 +45,7 @@ const MESSAGE: usize = 4 << 20;
 /// How long a server may take until it can be called, if nobody is in more of a hurry.
 const START: Duration = Duration::from_mins(1);
 /// How long it may take until it is known how a process has ended.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_secs(5);
 /// How long whoever makes a tool waits for what the server says of it.
 const LOOK: Duration = Duration::from_secs(30);
 

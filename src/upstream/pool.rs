@@ -23,6 +23,7 @@ use crate::clock::{Clock, Time};
 use crate::ctx::{Ctx, System};
 use crate::error::{Error, Kind, Result};
 use crate::id::TenantId;
+use crate::outbound;
 
 /// Sessions at a time, and of one tenant.
 const SESSIONS: (usize, usize) = (256, 16);
@@ -64,7 +65,7 @@ impl Failed {
 fn place(target: &Target) -> String {
     match &target.way {
         super::target::Way::Command(_) => format!("the server {}", target.label),
-        super::target::Way::Url { url, .. } => crate::outbound::address(url),
+        super::target::Way::Url { url, .. } => outbound::origin_of(url),
     }
 }
 

@@ -135,6 +135,9 @@ async fn what_would_fail_later_is_refused_with_its_place() {
     ] {
         cases.push((changed("/implementation", implementation), path));
     }
+    let mut silent = weather();
+    silent.as_object_mut().unwrap().remove("description");
+    cases.push((silent, "/description"));
     let mut example = weather();
     example["examples"] =
         json!([{"arguments": {"city": "Lima"}}, {"arguments": {"city": 7, "days": 9}}]);

@@ -396,7 +396,7 @@ fn a_server_that_is_killed_leaves_no_process_of_an_upstream() {
     home.print(&[&create[..], &there].concat());
     let calling = ["call", "tool_call", r#"{"name": "hang"}"#];
     let mut caller = home.command(&[&calling[..], &there].concat());
-    let mut caller = caller.spawn().unwrap();
+    let mut caller = caller.stderr(std::process::Stdio::null()).spawn().unwrap();
     // What it started itself, one of them in a session of its own.
     let started = eventually("the processes of the call", || {
         let ids = std::fs::read_to_string(folder.join("pids")).ok()?;

@@ -266,7 +266,13 @@ impl Answer {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.unwrap();
-        let body = serde_json::from_str(&text).unwrap_or_default();
+        // A call that takes a while is answered by a stream, at whose end is the answer.
+        let is_stream = headers
+            .get("content-type")
+            .is_some_and(|kind| kind == "text/event-stream");
+        let mut said = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        let answer = said.next_back().filter(|_| is_stream).unwrap_or(&text);
+        let body = serde_json::from_str(answer).unwrap_or_default();
         Self {
             status,
             headers,
