@@ -242,6 +242,8 @@ fn files_below(folder: &std::path::Path) -> BTreeSet<String> {
 
 #[expect(clippy::disallowed_methods, reason = "a client of the test's own")]
 fn reqwest_client() -> reqwest::Client {
+    // It fails only when there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
