@@ -5,6 +5,7 @@
 #   ./test.sh postgres   cargo test on PostgreSQL
 #   ./test.sh clients    real MCP clients against the release binary
 #   ./test.sh stores     files in S3 and Azure, with emulators of them
+#   ./test.sh rest       what the OpenAPI document says, asked of the release binary on both databases
 #   ./test.sh conformance  the official conformance suite: fixtures behind our edges, and the release binary
 #   ./test.sh fuzz 600   every fuzz target for so many seconds
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
@@ -21,7 +22,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 binary="$CARGO_TARGET_DIR/release/baton"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 
-python_packages=(mcp==2.3.0 jsonschema==4.26.0)
+python_packages=(mcp==2.3.0 jsonschema==4.26.0 schemathesis==4.32.5)
 # Moto with what its S3 and IAM need, and no more.
 store_packages=(moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 py-partiql-parser==0.6.3 PyYAML==6.0.3)
 azurite_package=azurite@3.37.0
@@ -161,6 +162,12 @@ stores() {
     step "object stores" 120 python3 tests/stores/run.py "$binary" || true
 }
 
+# The REST API as its OpenAPI document has it.
+rest() {
+    need_clients
+    step "REST, as documented$1" 300 "${@:2}" "$BATON_TEST_PYTHON" tests/openapi/run.py "$binary" || true
+}
+
 conformance() {
     need_clients
     step "conformance" 900 python3 tests/conformance/run.py "$binary" || true
@@ -210,6 +217,8 @@ everything() {
     release
     clients
     stores
+    rest ""
+    rest ", on PostgreSQL" python3 tests/torture/cluster.py
     conformance
     step "real clients, on PostgreSQL" 900 python3 tests/torture/cluster.py "$BATON_TEST_PYTHON" tests/clients/run.py "$binary" || true
     step "example" 600 "$BATON_TEST_PYTHON" examples/run.py --baton "$binary" || true
@@ -232,6 +241,7 @@ quick) quick ;;
 postgres) on_postgres ;;
 clients) release && clients ;;
 stores) release && stores ;;
+rest) release && rest "" && need_postgres && rest ", on PostgreSQL" python3 tests/torture/cluster.py ;;
 conformance) release && conformance ;;
 fuzz) fuzz "${2:-60}" ;;
 torture) need_postgres && release && torture 200 5400 ;;

@@ -29,12 +29,31 @@ function paragraphs(text) {
 let openapi = null;
 const operations = new Set();
 
-/** Follows `#/components/…` references. */
+/** Follows `#/components/…` references. Null says that a field is absent, which needs no mention. */
 function resolve(value) {
   while (value && value.$ref && value.$ref.startsWith("#/")) {
     value = value.$ref.slice(2).split("/").reduce((place, name) => place && place[name], openapi);
   }
-  return value || {};
+  return value ? withoutNull(value) : {};
+}
+
+function withoutNull(schema) {
+  const { type, enum: choices, anyOf } = schema;
+  const kept = { ...schema };
+  if (Array.isArray(type) && type.includes("null")) {
+    const kinds = type.filter((kind) => kind !== "null");
+    kept.type = kinds.length === 1 ? kinds[0] : kinds;
+  }
+  if (choices) kept.enum = choices.filter((choice) => choice !== null);
+  if (anyOf) kept.anyOf = anyOf.filter((choice) => choice.type !== "null");
+  return kept;
+}
+
+/** The published schema that a body must satisfy, by name. */
+function payloadOf(operation) {
+  const parts = ((bodyOf(operation) || {}).schema || {}).allOf || [];
+  const named = parts.find((part) => part.$ref);
+  return named && named.$ref.split("/").pop();
 }
 
 /* ---- Schemas ---- */
@@ -232,8 +251,7 @@ function pathText(path) {
 }
 
 function routeLine(route) {
-  const payload = (bodyOf(route.operation) || {}).schema || {};
-  const strict = payload.$ref && payload.$ref.split("/").pop();
+  const strict = payloadOf(route.operation);
   return make("div", { class: "route" },
     make("span", { class: "method " + route.method }, route.method),
     pathText(route.path),
@@ -270,7 +288,7 @@ function operationSection(tool) {
 
 function payloadsSection(document, tools) {
   const { Problem, ...payloads } = document.components.schemas;
-  const takes = (name) => (route) => ((bodyOf(route.operation) || {}).schema || {}).$ref === "#/components/schemas/" + name;
+  const takes = (name) => (route) => payloadOf(route.operation) === name;
   const table = (name, schema) => {
     const tool = tools.find((tool) => tool.routes.some(takes(name)));
     return fieldTable(fieldRows(schema, { known: tool && bodyOf(tool.routes[0].operation).schema }));

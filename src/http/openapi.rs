@@ -96,7 +96,11 @@ fn operation(op: &Op, route: &Route, number: usize) -> Value {
         0 => op.name.to_owned(),
         _ => format!("{}_{}", op.name, number + 1),
     };
-    let mut parameters = vec![json!({ "$ref": "#/components/parameters/Tenant" })];
+    let mut parameters = Vec::new();
+    // Where the input itself names the tenant, there is nothing more to say.
+    if !op.aims_at_tenants() {
+        parameters.push(json!({ "$ref": "#/components/parameters/Tenant" }));
+    }
     parameters.extend(in_path.iter().map(|name| parameter(op, name, "path")));
     let mut operation = json!({
         "operationId": id,
@@ -175,10 +179,14 @@ fn is_required(schema: &Map<String, Value>, name: &str) -> bool {
 
 fn request_body(op: &Op, route: &Route, in_path: &[&str]) -> Value {
     let schema = match route.payload {
-        Some(payload) => json!({ "$ref": format!("#/components/schemas/{payload}") }),
-        None => Value::Object(without(&op.input_schema, in_path)),
+        // What its version promises, and what the operation takes of it.
+        Some(payload) => json!({ "allOf": [
+            { "$ref": format!("#/components/schemas/{payload}") },
+            op.body_schema(in_path, true),
+        ] }),
+        None => op.body_schema(in_path, false),
     };
-    let required = schema.get("$ref").is_some() || schema.get("required").is_some();
+    let required = route.payload.is_some() || schema.get("required").is_some();
     let mut content = json!({ "schema": schema });
     if let Value::Object(mut sample) = (op.sample)() {
         sample.retain(|name, _| !in_path.contains(&name.as_str()));
@@ -190,21 +198,6 @@ fn request_body(op: &Op, route: &Route, in_path: &[&str]) -> Value {
     json!({ "required": required, "content": { "application/json": content } })
 }
 
-/// A schema without the fields that the path has already.
-fn without(schema: &Map<String, Value>, names: &[&str]) -> Map<String, Value> {
-    let mut schema = schema.clone();
-    if let Some(Value::Object(fields)) = schema.get_mut("properties") {
-        fields.retain(|name, _| !names.contains(&name.as_str()));
-    }
-    if let Some(Value::Array(required)) = schema.get_mut("required") {
-        required.retain(|name| name.as_str().is_none_or(|name| !names.contains(&name)));
-        if required.is_empty() {
-            schema.remove("required");
-        }
-    }
-    schema
-}
-
 fn responses(op: &Op) -> Value {
     json!({
         "200": {
@@ -212,8 +205,12 @@ fn responses(op: &Op) -> Value {
             "content": { "application/json": { "schema": op.output_schema } },
         },
         "400": { "$ref": "#/components/responses/Invalid" },
+        "401": { "$ref": "#/components/responses/Unauthenticated" },
+        "403": { "$ref": "#/components/responses/Forbidden" },
         "404": { "$ref": "#/components/responses/NotFound" },
         "409": { "$ref": "#/components/responses/Conflict" },
+        "413": { "$ref": "#/components/responses/TooLarge" },
+        "415": { "$ref": "#/components/responses/NotJson" },
         "429": { "$ref": "#/components/responses/Limited" },
         "503": { "$ref": "#/components/responses/Unavailable" },
         "default": { "$ref": "#/components/responses/Problem" },
@@ -263,6 +260,10 @@ fn components() -> Value {
         } },
         "responses": {
             "Invalid": problem("The input is wrong; `details` says where."),
+            "Unauthenticated": problem("The server wants a credential, as `WWW-Authenticate` says."),
+            "Forbidden": problem("The credential, or what is called, does not allow this."),
+            "TooLarge": problem("The body is larger than 1 MiB."),
+            "NotJson": problem("The body is not announced as JSON."),
             "NotFound": problem("There is no such thing in this tenant."),
             "Conflict": problem("The call does not fit the state of things."),
             "Limited": problem("A limit of calls is reached, as `detail` names it; `Retry-After` says when to come back."),

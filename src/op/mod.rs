@@ -4,6 +4,7 @@
 //! Features declare their operations with these types, `catalog` gathers them, the edges only translate.
 
 mod aim;
+mod body;
 mod confirm;
 mod follow;
 mod given;
@@ -103,7 +104,7 @@ pub struct Op {
     /// Fields that no refusal repeats.
     hidden: Vec<String>,
     /// A further schema that the input must satisfy.
-    rules: Option<Validator>,
+    rules: Option<(Value, Validator)>,
     waits: Waits,
     follow: Option<Follow>,
     /// Whether there is no other way to call it than to follow it.
@@ -408,7 +409,8 @@ impl Op {
             fields.remove("required");
             fields.remove("additionalProperties");
         }
-        self.rules = Some(schema::compile(&schema).expect("a published schema is a JSON Schema"));
+        let validator = schema::compile(&schema).expect("a published schema is a JSON Schema");
+        self.rules = Some((schema, validator));
         self
     }
 
@@ -460,7 +462,7 @@ impl Op {
         }
         let input = Value::Object(input);
         schema::check_hiding(&self.validator, &input, &self.hidden)?;
-        if let Some(rules) = &self.rules {
+        if let Some((_, rules)) = &self.rules {
             schema::check(rules, &input)?;
         }
         Ok(input)

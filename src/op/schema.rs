@@ -161,11 +161,50 @@ pub fn compile(schema: &Value) -> std::result::Result<Validator, String> {
 
 /// Reads a checked input as its type, which knows more than its schema (that a date exists, say).
 pub(crate) fn parse<T: DeserializeOwned>(input: &Value) -> Result<T> {
-    T::deserialize(input).or_else(|_| {
-        // The slower way also knows where.
-        serde_path_to_error::deserialize(input)
-            .map_err(|error| Error::invalid_at(pointer(error.path()), error.inner().to_string()))
-    })
+    T::deserialize(input).or_else(|_| parse_slowly(input.clone()))
+}
+
+/// The slower way also knows where. To a schema 60.0 is an integer: where the type wants one, it becomes one.
+fn parse_slowly<T: DeserializeOwned>(mut input: Value) -> Result<T> {
+    loop {
+        let error = match serde_path_to_error::deserialize(&input) {
+            Ok(parsed) => return Ok(parsed),
+            Err(error) => error,
+        };
+        let at = pointer(error.path());
+        if !input.pointer_mut(&at).is_some_and(make_whole) {
+            return Err(Error::invalid_at(at, error.inner().to_string()));
+        }
+    }
+}
+
+/// Writes numbers with a fraction of nothing as integers, and says whether there were any.
+fn make_whole(value: &mut Value) -> bool {
+    // Every integer up to here has a float of its own.
+    const MOST: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Array(values) => values
+            .iter_mut()
+            .fold(false, |found, value| make_whole(value) || found),
+        Value::Object(fields) => fields
+            .values_mut()
+            .fold(false, |found, value| make_whole(value) || found),
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|_| number.is_f64());
+            let float = float.filter(|float| float.fract() == 0.0 && float.abs() <= MOST);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "it is whole and small enough"
+            )]
+            let integer = float.map(|float| Value::from(float as i64));
+            let found = integer.is_some();
+            if let Some(integer) = integer {
+                *value = integer;
+            }
+            found
+        }
+        _ => false,
+    }
 }
 
 /// A path as JSON Pointer (RFC 6901).
@@ -391,6 +430,29 @@ mod tests {
         assert_eq!(error.findings().len(), 3, "{error}");
         for path in ["/a", "/b", "/c"] {
             assert!(paths.contains(&path), "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_number_is_an_integer_however_it_is_written() {
+        #[derive(serde::Deserialize, PartialEq, Debug)]
+        struct Input {
+            seconds: u32,
+            each: Vec<Option<i64>>,
+            any: Value,
+        }
+        let read = |seconds: Value| {
+            parse::<Input>(&json!({"seconds": seconds, "each": [1, 2.0, null], "any": 3.0}))
+        };
+        let expected = Input {
+            seconds: 60,
+            each: vec![Some(1), Some(2), None],
+            any: json!(3.0),
+        };
+        assert_eq!(read(json!(60.0)).unwrap(), expected);
+        for bad in [json!(60.5), json!(-1.0), json!(1e300), json!("60")] {
+            let error = read(bad).unwrap_err();
+            assert_eq!(error.findings()[0].path, "/seconds", "{error}");
         }
     }
 

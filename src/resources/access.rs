@@ -36,6 +36,9 @@ impl Right {
     }
 }
 
+/// A rule as text.
+pub(super) const RULE: &str = r"^((\*|admin|orchestrator|executor|observer|agent:[A-Za-z0-9._:-]{1,128}):)?(read|write|admin|deploy)$";
+
 /// Whom a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Whom {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::access::{Right, Rule, Who};
+use super::access::{RULE, Right, Rule, Who};
 use super::places::encoded;
 use super::{Entry, Kind, MOST, find, reading, store};
 use crate::clock::Time;
@@ -37,7 +37,7 @@ pub(super) struct Register {
     uri: String,
     /// Who may read, write, admin and deploy (use it from tools): read is for everybody, executor:write for a role, agent:ada:write for an agent
     #[serde(default = "read_only")]
-    #[schemars(length(max = 100), inner(length(min = 1, max = 160)))]
+    #[schemars(length(max = 100), inner(regex(pattern = RULE)))]
     access_permissions: Vec<String>,
     /// Anything else about it; of an `api_endpoint`, `headers` and `auth` (`secret`, and its `header` if it is no bearer token); of an object store, `region`, `endpoint` and `auth` (`secret`)
     #[serde(default)]
