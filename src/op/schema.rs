@@ -172,38 +172,32 @@ fn parse_slowly<T: DeserializeOwned>(mut input: Value) -> Result<T> {
             Err(error) => error,
         };
         let at = pointer(error.path());
-        if !input.pointer_mut(&at).is_some_and(make_whole) {
+        if input.pointer_mut(&at).map_or(0, make_whole) == 0 {
             return Err(Error::invalid_at(at, error.inner().to_string()));
         }
     }
 }
 
-/// Writes numbers with a fraction of nothing as integers, and says whether there were any.
-fn make_whole(value: &mut Value) -> bool {
+/// Writes numbers with a fraction of nothing as integers, and says how many there were.
+fn make_whole(value: &mut Value) -> usize {
     // Every integer up to here has a float of its own.
     const MOST: f64 = 9_007_199_254_740_992.0;
     match value {
-        Value::Array(values) => values
-            .iter_mut()
-            .fold(false, |found, value| make_whole(value) || found),
-        Value::Object(fields) => fields
-            .values_mut()
-            .fold(false, |found, value| make_whole(value) || found),
+        Value::Array(values) => values.iter_mut().map(make_whole).sum(),
+        Value::Object(fields) => fields.values_mut().map(make_whole).sum(),
         Value::Number(number) => {
             let float = number.as_f64().filter(|_| number.is_f64());
-            let float = float.filter(|float| float.fract() == 0.0 && float.abs() <= MOST);
+            let whole = float.filter(|float| float.fract() == 0.0 && float.abs() <= MOST);
+            let Some(whole) = whole else { return 0 };
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "it is whole and small enough"
             )]
-            let integer = float.map(|float| Value::from(float as i64));
-            let found = integer.is_some();
-            if let Some(integer) = integer {
-                *value = integer;
-            }
-            found
+            let integer = whole as i64;
+            *value = integer.into();
+            1
         }
-        _ => false,
+        _ => 0,
     }
 }
 

@@ -14,6 +14,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use futures::StreamExt;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +23,12 @@ use super::plain::{self, Front};
 use super::sse::SseServer;
 use super::wire::MAX_BYTES;
 use super::{
-    MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, X_TENANT_ID, body, failed, listen, no_room, refuse,
+    MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, X_TENANT_ID, answer, body, failed, listen, no_room,
+    refuse,
 };
 use crate::app::App;
 use crate::ctx::{Ctx, choose_tenant};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::id::TenantId;
 use crate::mcp::{Beginning, Edge, Kept, Named, Shared, Visit};
 use crate::principal::Principal;
@@ -37,6 +39,8 @@ use crate::trace::Trace;
 const FAREWELL: Duration = Duration::from_millis(500);
 /// The method whose answer is a stream without end.
 const LISTEN: &str = "subscriptions/listen";
+/// The method that calls a tool.
+const CALL: &str = "tools/call";
 /// The methods that have nothing to say.
 const ACKNOWLEDGED: [&str; 2] = ["tasks/update", "tasks/cancel"];
 const SESSION: &str = "mcp-session-id";
@@ -142,13 +146,26 @@ async fn name_tenant(
     next.run(request).await
 }
 
+/// [`beyond_scope`] of a modern request, whose headers say what it calls.
+async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Response> {
+    let is_call = parts.headers.get(&MCP_METHOD)? == CALL;
+    let tool = parts.headers.get(&MCP_NAME).filter(|_| is_call)?;
+    beyond_scope(shared, named, parts.uri.path(), tool.to_str().ok()?).await
+}
+
 /// The refusal of a tool that a token's scopes don't reach: by status and challenge, so that the client can ask its user for
 /// more (MCP authorization, "Step-Up Authorization Flow"). Who shows a key learns of it by the tool's result.
-async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Response> {
+pub(super) async fn beyond_scope(
+    shared: &Shared,
+    named: &Named,
+    path: &str,
+    tool: &str,
+) -> Option<Response> {
     let principal = named.principal.as_ref().filter(|who| who.has_token())?;
-    let is_call = parts.headers.get(&MCP_METHOD)? == "tools/call";
-    let tool = parts.headers.get(&MCP_NAME).filter(|_| is_call)?;
-    let op = shared.app.catalog.op(tool.to_str().ok()?)?;
+    let op = shared.app.catalog.op(tool)?;
+    if op.calls_by_name() {
+        return None;
+    }
     let error = principal.admit(op.permission, op.name).err()?;
     let access = &shared.app.access;
     let stray = (Some(principal), named.trace.clone());
@@ -156,7 +173,7 @@ async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Respon
     let data = Some(json!({"error": error.body()}));
     let mut response = refuse(StatusCode::FORBIDDEN, -32600, error.message(), data);
     let scope = Some(op.permission.scope());
-    let challenge = access.challenge(parts.uri.path(), Some("insufficient_scope"), scope);
+    let challenge = access.challenge(path, Some("insufficient_scope"), scope);
     if let Ok(challenge) = HeaderValue::from_str(&challenge) {
         let headers = response.headers_mut();
         headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -164,7 +181,26 @@ async fn step_up(shared: &Shared, named: &Named, parts: &Parts) -> Option<Respon
     Some(response)
 }
 
-pub(super) fn named(bound: Option<&TenantId>, path: Option<&str>, parts: &Parts) -> Result<Named> {
+/// The tool that a message calls.
+fn called(message: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Call {
+        method: String,
+        params: Tool,
+    }
+    #[derive(Deserialize)]
+    struct Tool {
+        name: String,
+    }
+    let call: Call = serde_json::from_slice(message).ok()?;
+    (call.method == CALL).then_some(call.params.name)
+}
+
+pub(super) fn named(
+    bound: Option<&TenantId>,
+    path: Option<&str>,
+    parts: &Parts,
+) -> Result<Named, Error> {
     let principal = parts.extensions.get::<Arc<Principal>>().cloned();
     let trace = Trace::of_headers(&parts.headers);
     let header = parts.headers.get(&X_TENANT_ID);
@@ -298,6 +334,10 @@ impl Door {
         if request.method() == Method::DELETE {
             return self.end(&ctx, &known, request, next).await;
         }
+        request = match self.within_scope(&named, request).await {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
         let live = match self.kept.enter(&id, ctx.tenant()) {
             Ok(live) => live,
             Err(error) => return no_room(&error),
@@ -317,6 +357,22 @@ impl Door {
             Ok(response) => response,
             Err(request) => next.run(request).await,
         }
+    }
+
+    /// The request of a session as it came, or its refusal by [`beyond_scope`]: its body says what it calls.
+    async fn within_scope(&self, named: &Named, request: Request) -> Result<Request, Response> {
+        let has_token = named.principal.as_ref().is_some_and(|who| who.has_token());
+        if !has_token || request.method() != Method::POST {
+            return Ok(request);
+        }
+        let (parts, body) = request.into_parts();
+        let body = body::read(body).await;
+        let body = body.map_err(|(status, refusal)| answer(status, &refusal))?;
+        if let Some(tool) = called(&body) {
+            let refused = beyond_scope(&self.shared, named, parts.uri.path(), &tool).await;
+            refused.map_or(Ok(()), Err)?;
+        }
+        Ok(Request::from_parts(parts, Body::from(body)))
     }
 
     /// Ends a session, if rmcp finds nothing wrong with the request.

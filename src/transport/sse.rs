@@ -18,14 +18,15 @@ use dashmap::DashMap;
 use futures::{Stream, StreamExt, stream};
 use rmcp::ServiceExt;
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, GetExtensions, JsonRpcError, JsonRpcMessage,
-    JsonRpcNotification, RequestId, ServerJsonRpcMessage,
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, GetExtensions, JsonRpcError,
+    JsonRpcMessage, JsonRpcNotification, RequestId, ServerJsonRpcMessage,
 };
 use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
+use super::http::beyond_scope;
 use super::wire::{self, Frame, Refusal};
 use super::{answer, body, no_room, refuse};
 use crate::error::Error;
@@ -282,6 +283,16 @@ pub(super) async fn message(
         Ok(messages) => messages,
         Err(refusal) => return answer(StatusCode::BAD_REQUEST, &refusal),
     };
+    if let [message] = messages.as_slice()
+        && let JsonRpcMessage::Request(request) = &**message
+        && let ClientRequest::CallToolRequest(call) = &request.request
+    {
+        let (shared, tool) = (&server.0.shared, &call.params.name);
+        let refused = beyond_scope(shared, &named, parts.uri.path(), tool).await;
+        if let Some(refusal) = refused {
+            return refusal;
+        }
+    }
     if !live.unanswered.admit(&messages) {
         return no_room(&Error::limited(
             "too_many_unanswered",

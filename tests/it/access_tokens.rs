@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::support::START;
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{modern, tool};
+use crate::support::sse::Client;
 
 /// The address under which the server is known.
 const PUBLIC: &str = "https://baton.example.com";
@@ -330,19 +331,58 @@ async fn clients_learn_where_to_get_a_token_and_which_scope_it_takes() {
         "tools/call",
         tool("task_dispatch", json!({"description": "x"})),
     );
-    let refused = Answer::of(server.modern("/mcp", &call)).await;
-    assert_eq!(refused.status, 403, "{}", refused.text);
-    let challenge = refused.header("www-authenticate");
-    assert!(
-        challenge.contains(r#"error="insufficient_scope""#),
-        "{challenge}"
-    );
-    assert!(
-        challenge.contains(r#"scope="tasks:orchestrate""#),
-        "{challenge}"
-    );
+    is_stepped_up(&Answer::of(server.modern("/mcp", &call)).await);
     let read = modern("tools/call", tool("task_list", json!({})));
     assert_eq!(Answer::of(server.modern("/mcp", &read)).await.status, 200);
+}
+
+/// Asserts that the client is told to ask its user for more.
+fn is_stepped_up(refused: &Answer) {
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    let challenge = refused.header("www-authenticate");
+    for part in [
+        r#"error="insufficient_scope""#,
+        r#"scope="tasks:orchestrate""#,
+        "resource_metadata=",
+    ] {
+        assert!(challenge.contains(part), "{challenge}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn legacy_clients_learn_by_status_too_that_a_token_reaches_no_further() {
+    let signer = Signer::p256("one");
+    let issuer = Issuer::start(&[&signer]).await;
+    let server = issuer.server().await;
+    let scoped = |scope: &str| signer.token(&issuer.claims(json!({"roles": null, "scope": scope})));
+    server.show(&scoped("tasks:read"));
+    let message =
+        |tool: Value| json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool});
+    let dispatch = message(tool("task_dispatch", json!({"description": "x"})));
+    let session = server.session("/mcp", "2025-11-25").await;
+    is_stepped_up(&Answer::of(session.request(Method::POST).json(&dispatch)).await);
+    let read = session
+        .ask("tools/call", tool("task_list", json!({})))
+        .await;
+    assert!(read["result"]["structuredContent"].is_object(), "{read}");
+    let mut older = Client::initialized(&server, "/sse").await;
+    is_stepped_up(&older.post(&dispatch).await);
+    older.use_tool("task_list", json!({})).await;
+    // With more scopes the same session goes on.
+    server.show(&scoped("tasks:read tasks:orchestrate"));
+    let done = session.ask("tools/call", dispatch["params"].clone()).await;
+    assert_eq!(
+        done["result"]["structuredContent"]["state"], "pending",
+        "{done}"
+    );
+    // A scope may name a tool of the tenant, which one operation calls by its name: nobody is turned away by its own.
+    server.show(&scoped("weather"));
+    for who in ["weather", "tool_call"] {
+        let call = modern("tools/call", tool(who, json!({"name": "weather"})));
+        let answer = Answer::of(server.modern("/mcp", &call)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(answer.text.contains("unknown_tool"), "{}", answer.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
