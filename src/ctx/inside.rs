@@ -13,6 +13,17 @@ use crate::error::{Error, Result};
 pub type Call = Arc<dyn Fn(Ctx, &'static str, Map<String, Value>) -> Called + Send + Sync>;
 type Called = Pin<Box<dyn Future<Output = Result<Value>> + Send>>;
 
+impl Ctx {
+    /// The same call, as a tool makes it that the caller called. Nobody is there to be talked to.
+    #[must_use]
+    pub fn by_tool(&self) -> Self {
+        Self {
+            by_tool: true,
+            ..self.without_caller()
+        }
+    }
+}
+
 impl System {
     /// Says how operations are called.
     pub fn let_call(&self, call: Call) {

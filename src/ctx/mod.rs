@@ -173,6 +173,7 @@ impl System {
             caller: None,
             trace: None,
             guard: None,
+            by_tool: false,
         }
     }
 
@@ -186,6 +187,7 @@ impl System {
             caller: None,
             trace: None,
             guard: None,
+            by_tool: false,
         }
     }
 
@@ -230,6 +232,7 @@ pub struct Ctx {
     caller: Option<Arc<Caller>>,
     trace: Option<Arc<Trace>>,
     guard: Option<Guard>,
+    by_tool: bool,
 }
 
 impl Ctx {
@@ -477,6 +480,7 @@ impl Ctx {
     /// What an operation that starts now may know.
     pub fn scope(&self) -> Scope {
         Scope {
+            by_tool: self.by_tool,
             actor: self.actor.clone(),
             now: self.system.0.clock.now(),
             steady: self.system.0.clock.steady(),

@@ -22,6 +22,7 @@ pub struct Scope {
     pub(super) steady: Time,
     pub(super) principal: Option<Arc<Principal>>,
     pub(super) trace: Option<Arc<Trace>>,
+    pub(super) by_tool: bool,
     pub(super) system: System,
 }
 
@@ -34,6 +35,11 @@ impl Scope {
     /// Who was let in; `None` where nobody is asked who he is.
     pub fn principal(&self) -> Option<&Principal> {
         self.principal.as_deref()
+    }
+
+    /// Whether a tool that the caller called does this in his name, which he need not know.
+    pub fn is_by_tool(&self) -> bool {
+        self.by_tool
     }
 
     /// The trace that the call is part of.

@@ -85,6 +85,11 @@ impl Entry {
         (right == Right::Admin && self.is_run_by(scope, who)) || self.access.iter().any(is_granted)
     }
 
+    /// Whether whatever does this in the caller's name may use it at all.
+    fn is_deployed(&self, scope: &Scope, who: &Who) -> bool {
+        !scope.is_by_tool() || self.allows(scope, who, Right::Deploy)
+    }
+
     /// Administrators and who registered it may always change who may do what.
     fn is_run_by(&self, scope: &Scope, who: &Who) -> bool {
         who.is_admin || (who.is_all && *self.created_by == *scope.actor())
@@ -101,10 +106,11 @@ fn find(
     let who = Who::of(scope, agent);
     let found = store::find(tx, id)?.filter(|entry| entry.is_seen_by(scope, &who));
     let entry = found.ok_or_else(|| unknown(id))?;
-    if entry.allows(scope, &who, right) {
+    let is_deployed = entry.is_deployed(scope, &who);
+    if is_deployed && entry.allows(scope, &who, right) {
         return Ok(entry);
     }
-    let right = right.name();
+    let right = if is_deployed { right } else { Right::Deploy }.name();
     let message = format!("the resource {id} does not allow you to {right} (access_permissions)");
     Err(Error::new(Fault::Forbidden, "forbidden", message))
 }

@@ -273,7 +273,7 @@ pub(super) fn page(
     (after, limit): (&str, usize),
 ) -> Result<(Vec<Entry>, Option<Position>)> {
     let mut found = store::list(tx, after, MOST)?;
-    found.retain(|entry| entry.is_seen_by(scope, who));
+    found.retain(|entry| entry.is_seen_by(scope, who) && entry.is_deployed(scope, who));
     let is_last = found.len() <= limit;
     found.truncate(limit);
     let last = found.last().filter(|_| !is_last);

@@ -1,5 +1,5 @@
 //! What scripts may ask the server for: calls to hosts that they were granted, with secrets that they were granted and never
-//! see, and operations on memory and tasks with the rights of whoever calls. Whatever a script says is held to this here.
+//! see, and operations on memory, tasks and resources with the rights of whoever calls. Whatever a script says is held to this here.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,7 +26,7 @@ const ANSWER: usize = 1 << 20;
 /// Between these stands the name of a secret.
 const MARKS: [char; 2] = ['\u{e000}', '\u{e001}'];
 /// Operations that scripts may call, none of which waits.
-const OPERATIONS: [&str; 10] = [
+const OPERATIONS: [&str; 13] = [
     "memory_search",
     "memory_get",
     "memory_list",
@@ -37,6 +37,9 @@ const OPERATIONS: [&str; 10] = [
     "task_list",
     "task_update",
     "task_cancel",
+    "resource_list",
+    "resource_read",
+    "resource_write",
 ];
 
 /// Who answers what one run asks.
@@ -58,7 +61,7 @@ struct Fetch {
 impl<'a> Host<'a> {
     pub(super) fn new(ctx: &Ctx, job: &'a Job) -> Self {
         Self {
-            ctx: ctx.without_caller(),
+            ctx: ctx.by_tool(),
             job,
             asked: AtomicU32::new(0),
         }

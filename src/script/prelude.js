@@ -43,6 +43,12 @@
     secret: (name) => `\ue000${name}\ue001`,
     memory: group("memory", ["search", "get", "list", "write", "forget"]),
     task: group("task", ["dispatch", "get", "list", "update", "cancel"]),
+    resources: freeze({
+      list: (options) => ask("resource_list", options),
+      read: (resource_id, path, options) => ask("resource_read", { ...options, resource_id, path }),
+      write: (resource_id, path, what) =>
+        ask("resource_write", { ...(typeof what === "string" ? { text: what } : what), resource_id, path }),
+    }),
   });
 
   const shown = (value) => {

@@ -65,5 +65,36 @@ def main():
     same("task resource", json.loads(read(f"baton://tasks/{task_id}"))["state"], "completed")
     assert "counted with wc" in read(f"baton://tasks/{task_id}/report"), "the report lacks the summary"
 
+    # Each call is a process of its own, so one transport has to do.
+    if KIND == "http":
+        rooms(agent)
+
+
+def rooms(agent):
+    """Memory, secrets, tools, resources and tenants. What ends with each call hears nothing of what follows."""
+    mark = uuid.uuid4().hex[:12]
+    story = json.loads(json.dumps(STORY["rooms"]).replace("MARK", mark).replace("OUTSIDE", os.environ["BATON_TEST_OUTSIDE"]))
+    query = story["memory"].pop("query")
+    kept = call("memory_write", agent_id=agent, **story["memory"])
+    same("hit", call("memory_search", query=query)["hits"][0]["memory_id"], kept["memory_id"])
+    assert story["memory"]["content"] in read(f"baton://memory/{agent}/{kept['memory_id']}")
+
+    tool, folder, file = story["tool"], story["folder"], story["file"]
+    call("secret_set", name=tool["implementation"]["auth"]["secret"], value=story["secret"])
+    tool_id = call("tool_create", **tool)["tool_id"]
+    assert tool["name"] in [one["name"] for one in inspect("tools/list")["tools"]], "tools/list lacks a tool that was made"
+    same("call", call(tool["name"], name="Ada"), {"greeting": "Hello Ada", "trusted": True})
+    call("tool_update", tool_id=tool_id, manifest={"implementation": story["changed"]})
+    same("call", call(tool["name"], name="Ada"), {"greeting": "Hola Ada", "trusted": True})
+    call("tool_delete", tool_id=tool_id)
+
+    call("resource_register", **folder)
+    call("resource_write", resource_id=folder["resource_id"], **file)
+    same("file", read(f"baton://resources/{folder['resource_id']}/{file['path']}"), file["text"])
+    tenant = story["tenant"]
+    same("configuration", call("tenant_configure", **tenant)["mcp_config"], tenant["mcp_config"])
+    quotas = {one["limit"]: one.get("value") for one in call("tenant_stats", tenant_id=tenant["tenant_id"])["quotas"]}
+    same("quota", quotas["max_memory_entries"], tenant["mcp_config"]["max_memory_entries"])
+
 
 main()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Drives real MCP clients against the real binary: run.py BINARY [WORD]
 
-Each case is one client on one transport in one era and plays a whole life of a task, follows the handle of one over a restart, has its user
-sign in first, or is a server whose tools Baton uses.
+Each case is one client on one transport in one era and plays a whole life of a task and a visit to the tenant's rooms (memory, secrets, tools,
+resources), follows the handle of one over a restart, has its user sign in first, or is a server whose tools Baton uses.
 WORD keeps the cases whose name holds it. What the server told them, except over a restart, is checked against the schemas of its
 revisions at the end.
 BATON_TEST_PYTHON (an interpreter with the Python SDK), BATON_TEST_NODE, BATON_TEST_NPM (the folder of the npm packages) and BATON_TEST_RMCP (the
@@ -10,6 +10,7 @@ program of `rmcp/`) are set by test.sh.
 """
 
 import concurrent.futures
+import http.server
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 
 import wire
 from server import Server, environment
@@ -106,6 +108,29 @@ def play(case, env):
     return name, None
 
 
+class Outside(http.server.BaseHTTPRequestHandler):
+    """What tools and resources of tenants call: greets whom the path names, and knows the story's secret."""
+
+    def do_GET(self):
+        words = self.path.strip("/").replace("/", " ")
+        body = json.dumps({"greeting": words, "trusted": self.headers["authorization"] == "Bearer open sesame"}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def outside():
+    """Where it listens."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outside)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
 def listened_to(binary, home):
     """A program called `baton`, as mcp.json names it, that keeps in `home/wire` what goes over its pipes."""
     program = home / "bin" / "baton"
@@ -129,8 +154,10 @@ def main():
             PATH=os.pathsep.join([str(program.parent), os.environ["PATH"]]),
             BATON_TEST_NPM=os.environ["BATON_TEST_NPM"],
             INSPECTOR=json.dumps(inspector()),
+            BATON_TEST_OUTSIDE=outside(),
+            BATON_OUTBOUND_ALLOW="127.0.0.1/32",
         )
-        with Server(binary, home / "serve") as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with Server(binary, home / "serve", "--outbound-allow", "127.0.0.1/32") as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
             tap = wire.Tap(int(server.url.rsplit(":", 1)[1]))
             chosen = [case for case in cases(binary, program, tap.url, home) if word in case[0]]
             for name, complaint in pool.map(lambda case: play(case, env), chosen):

@@ -4,7 +4,7 @@
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
-import { life } from "./story.mjs";
+import { ears, life, rooms } from "./story.mjs";
 
 const { resolve } = createRequire(`${process.env.BATON_TEST_NPM}/package.json`);
 const load = (name) => import(pathToFileURL(resolve(`@modelcontextprotocol/sdk/client/${name}.js`)));
@@ -27,7 +27,9 @@ transport.setProtocolVersion = ((inner) => (negotiated) => {
   inner?.call(transport, negotiated);
 })(transport.setProtocolVersion);
 const client = new Client({ name: "typescript-v1", version: "1" });
+const heard = ears(client);
 await client.connect(transport);
 console.log(version);
 await life(client, "typescript-v1");
+await rooms(client, "typescript-v1", heard, async (uri) => void (await client.subscribeResource({ uri })));
 await client.close();

@@ -4,7 +4,7 @@
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
-import { life } from "./story.mjs";
+import { ears, life, rooms } from "./story.mjs";
 
 const { resolve } = createRequire(`${process.env.BATON_TEST_NPM}/package.json`);
 const load = (name) => import(pathToFileURL(resolve(name)));
@@ -19,7 +19,14 @@ const transports = {
 };
 const wanted = ["legacy", "auto"].includes(mode) ? mode : { pin: mode };
 const client = new Client({ name: "typescript-v2", version: "1" }, { versionNegotiation: { mode: wanted } });
+const heard = ears(client);
 await client.connect(transports[kind]());
-console.log(client.getNegotiatedProtocolVersion());
+const version = client.getNegotiatedProtocolVersion();
+console.log(version);
 await life(client, "typescript-v2");
+await rooms(client, "typescript-v2", heard, async (uri) => {
+  if (version < "2026") return void (await client.subscribeResource({ uri }));
+  const listening = await client.listen({ toolsListChanged: true, resourceSubscriptions: [uri] });
+  return () => listening.close();
+});
 await client.close();

@@ -381,7 +381,7 @@ async fn legacy_clients_learn_by_status_too_that_a_token_reaches_no_further() {
         let call = modern("tools/call", tool(who, json!({"name": "weather"})));
         let answer = Answer::of(server.modern("/mcp", &call)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
-        assert!(answer.text.contains("unknown_tool"), "{}", answer.text);
+        assert!(answer.text.contains("there is no tool"), "{}", answer.text);
     }
 }
 

@@ -57,6 +57,7 @@ mod resources_service;
 mod resources_stores;
 mod scripts;
 mod scripts_escapes;
+mod scripts_resources;
 mod secrets;
 mod secrets_kept;
 mod steering;

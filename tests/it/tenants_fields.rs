@@ -1,14 +1,24 @@
 //! Every field of a tenant's configuration is read by something: the type is walked, and of each field the effect is shown.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use baton::allowance::Allowance;
 use baton::quota::{Limit, Whom};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::support::Server;
+use crate::support::http::{Answer, HttpServer};
+use crate::support::mcp::{following, initialize, modern, tool};
 use crate::tools::weather;
+
+/// Limits of what goes on at a time, whose effect takes clients that hold on.
+const AT_A_TIME: [&str; 5] = [
+    "max_sessions_per_tenant",
+    "max_listeners_per_tenant",
+    "max_waiting_calls_per_tenant",
+    "max_calls_per_tenant",
+    "max_handles_per_tenant",
+];
 
 /// The fields of `tenant_configure`, each by its path.
 fn fields(server: &Server) -> Vec<(String, String)> {
@@ -39,12 +49,6 @@ impl Tenant<'_> {
         self.server.call("tenant_configure", input).await
     }
 
-    /// What rooms are told that ask what it may have.
-    fn allowance(&self) -> Arc<Allowance> {
-        let allowances = self.server.app.system.allowances();
-        allowances.of(&self.name.parse().unwrap())
-    }
-
     async fn call(&self, op: &str, input: Value) -> Value {
         self.server.call_as(&self.name, op, input).await
     }
@@ -72,25 +76,8 @@ async fn every_field_of_a_configuration_has_its_effect() {
                 let seen = tenant.configure("ai_providers", json!([])).await;
                 assert_eq!(seen["tenant_id"], tenant.name);
             }
-            ("mcp_config", "max_memory_entries") => {
-                tenant.configure(&section, json!({&field: 0})).await;
-                let memory = json!({"agent_id": "ada", "content": "Too much."});
-                tenant
-                    .is_refused(
-                        "memory_write",
-                        memory,
-                        "max_memory_entries of this tenant is 0",
-                    )
-                    .await;
-            }
-            ("mcp_config", "memory_retention_days") => {
-                tenant.configure(&section, json!({&field: 1})).await;
-                let memory = json!({"agent_id": "ada", "content": "For a day."});
-                tenant.call("memory_write", memory).await;
-                server.clock.advance(Duration::from_hours(25));
-                while baton::memory::tick(&server.app.system).await.unwrap() > 0 {}
-                let left = tenant.call("memory_list", json!({})).await;
-                assert_eq!(left["memories"], json!([]));
+            ("mcp_config" | "storage_limits" | "script_limits", _) => {
+                is_kept_to(&tenant, &section, &field).await;
             }
             ("task_limits", "max_running_tasks") => {
                 tenant.configure(&section, json!({&field: 0})).await;
@@ -114,24 +101,6 @@ async fn every_field_of_a_configuration_has_its_effect() {
                 second["name"] = "climate".into();
                 tenant.is_refused("tool_create", second, &field).await;
             }
-            ("storage_limits" | "script_limits", _) => {
-                let before = tenant.allowance();
-                tenant.configure(&section, json!({&field: 7})).await;
-                let after = tenant.allowance();
-                let is = match field.as_str() {
-                    "max_storage_bytes" => after.storage_bytes == 7,
-                    "max_script_seconds" => after.script_time == Duration::from_secs(7),
-                    _ => false,
-                };
-                assert!(is && before != after, "{field}: {after:?}");
-            }
-            ("mcp_config", "federation_enabled") => {
-                let seen = tenant.configure(&section, json!({&field: true})).await;
-                assert_eq!(
-                    seen["not_yet_effective"],
-                    json!(["mcp_config.federation_enabled"])
-                );
-            }
             ("ai_providers", _) => {
                 let seen = tenant.configure(&section, json!(["openai"])).await;
                 assert_eq!(seen["not_yet_effective"], json!(["ai_providers"]));
@@ -141,19 +110,182 @@ async fn every_field_of_a_configuration_has_its_effect() {
     }
 }
 
-/// A limit of calls holds for the tenant alone: how each is kept, the limits' own tests show.
+/// What a tenant may have, and how long, it has and no more.
+async fn is_kept_to(tenant: &Tenant<'_>, section: &str, field: &str) {
+    let server = tenant.server;
+    match (section, field) {
+        ("mcp_config", "max_memory_entries") => {
+            tenant.configure(section, json!({field: 0})).await;
+            let memory = json!({"agent_id": "ada", "content": "Too much."});
+            tenant
+                .is_refused(
+                    "memory_write",
+                    memory,
+                    "max_memory_entries of this tenant is 0",
+                )
+                .await;
+        }
+        ("mcp_config", "memory_retention_days") => {
+            tenant.configure(section, json!({field: 1})).await;
+            let memory = json!({"agent_id": "ada", "content": "For a day."});
+            tenant.call("memory_write", memory).await;
+            server.clock.advance(Duration::from_hours(25));
+            while baton::memory::tick(&server.app.system).await.unwrap() > 0 {}
+            let left = tenant.call("memory_list", json!({})).await;
+            assert_eq!(left["memories"], json!([]));
+        }
+        ("storage_limits", "max_storage_bytes") => {
+            tenant.configure(section, json!({field: 7})).await;
+            let folder = json!({"resource_id": "r", "type": "file_storage", "uri": "file://tenant/r",
+                    "access_permissions": ["write"]});
+            tenant.call("resource_register", folder).await;
+            let file = |text: &str| json!({"resource_id": "r", "path": "f", "text": text});
+            tenant.call("resource_write", file("seven!!")).await;
+            tenant
+                .is_refused(
+                    "resource_write",
+                    file("eight!!!"),
+                    "max_storage_bytes of this tenant is 7",
+                )
+                .await;
+        }
+        ("script_limits", "max_script_seconds") => {
+            tenant.configure(section, json!({field: 1})).await;
+            let endless = json!({"name": "endless", "description": "Never ends",
+                    "implementation": {"type": "script", "source": "function main() { for (;;); }"}});
+            tenant.call("tool_create", endless).await;
+            tenant
+                .is_refused(
+                    "tool_call",
+                    json!({"name": "endless"}),
+                    "it ran longer than 1000 ms",
+                )
+                .await;
+        }
+        ("mcp_config", "federation_enabled") => {
+            let seen = tenant.configure(section, json!({field: true})).await;
+            assert_eq!(
+                seen["not_yet_effective"],
+                json!(["mcp_config.federation_enabled"])
+            );
+        }
+        other => panic!("nothing is known to read {other:?}"),
+    }
+}
+
+/// A limit of calls holds for the tenant alone: a rate refuses the second call of its class.
 async fn has_effect(tenant: &Tenant<'_>, name: &str) {
     tenant.configure("rate_limits", json!({name: 1})).await;
     let limit: Limit = serde_json::from_value(json!(name)).unwrap();
     assert_eq!(limit.whom(), Whom::Tenant, "{name}");
-    let throttle = tenant.server.app.system.throttle();
-    assert_eq!(throttle.cap(limit, &tenant.name.parse().unwrap()), Some(1));
-    assert_ne!(throttle.cap(limit, &"another".parse().unwrap()), Some(1));
-    if limit == Limit::RatePerTenant {
-        tenant.call("task_list", json!({})).await;
-        tenant
-            .is_refused("task_list", json!({}), "rate_per_tenant is 1")
+    let call = match name {
+        "rate_per_tenant" | "rate_per_tenant_reads" => ("task_list", json!({})),
+        "rate_per_tenant_writes" => ("task_dispatch", json!({"description": "x"})),
+        "rate_per_tenant_waits" => (
+            "task_wait",
+            json!({"task_ids": ["none"], "wait_seconds": 1}),
+        ),
+        "rate_per_tenant_admin" => ("key_list", json!({})),
+        name => return assert!(AT_A_TIME.contains(&name), "nothing is known to read {name}"),
+    };
+    let first = tenant
+        .server
+        .try_call_as(&tenant.name, call.0, call.1.clone());
+    assert_ne!(
+        first.await.map_err(|error| error.code()),
+        Err("rate_limited"),
+        "{name}"
+    );
+    tenant
+        .is_refused(call.0, call.1.clone(), &format!("{name} is 1"))
+        .await;
+    let others = tenant.server.try_call_as("another", call.0, call.1);
+    assert_ne!(
+        others.await.map_err(|error| error.code()),
+        Err("rate_limited"),
+        "{name}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_at_a_time_is_refused_beyond_what_is_configured() {
+    let server = HttpServer::start().await;
+    let wait = || {
+        let wait = tool("task_wait", json!({"task_ids": ["t"], "wait_seconds": 50}));
+        modern("tools/call", wait)
+    };
+    let listen = modern(
+        "subscriptions/listen",
+        json!({"notifications": {"toolsListChanged": true}}),
+    );
+    let run = following(
+        "tools/call",
+        tool(
+            "task_run",
+            json!({"description": "x", "assigned_to": "nobody"}),
+        ),
+    );
+    let list = modern("tools/call", tool("task_list", json!({})));
+    let calls = [
+        (None, None),
+        (Some(listen.clone()), Some(listen)),
+        (Some(wait()), Some(wait())),
+        (Some(wait()), Some(list)),
+        (Some(run.clone()), Some(run)),
+    ];
+    for (limit, (first, second)) in AT_A_TIME.into_iter().zip(calls) {
+        let tenant = limit.replace('_', "-");
+        for name in [tenant.as_str(), "another"] {
+            let task = json!({"task_id": "t", "description": "x", "assigned_to": "nobody"});
+            server
+                .use_tool(&format!("/t/{name}/mcp"), "task_dispatch", task)
+                .await;
+        }
+        let configuration = json!({"tenant_id": tenant, "rate_limits": {limit: 1}});
+        server
+            .use_tool("/mcp", "tenant_configure", configuration)
             .await;
+        let ask = |tenant: &str, message: &Option<Value>| {
+            let path = format!("/t/{tenant}/mcp");
+            match message {
+                Some(message) => server.modern(&path, message),
+                None => server.message(&path, &initialize("2025-11-25")),
+            }
+        };
+        let mut going = JoinSet::new();
+        let begun = ask(&tenant, &first);
+        let is_waiting = first.as_ref().is_some_and(|first| *first == wait());
+        if is_waiting {
+            going.spawn(async move { drop(begun.send().await) });
+            server.until_waiting(1).await;
+        } else {
+            let begun = begun.send().await.unwrap();
+            assert_eq!(begun.status(), 200, "{limit}");
+            // It goes on as long as it is held.
+            going.spawn(async move {
+                let _begun = begun;
+                std::future::pending::<()>().await;
+            });
+        }
+        let refused = Answer::of(ask(&tenant, &second)).await;
+        assert!(
+            refused.text.contains(&format!("{limit} is 1")),
+            "{limit}: {}",
+            refused.text
+        );
+        // Nobody else is held to it.
+        let mut others = JoinSet::new();
+        let other = ask("another", &second);
+        if second.as_ref().is_some_and(|second| *second == wait()) {
+            others.spawn(async move { drop(other.send().await) });
+            server.until_waiting(2).await;
+        } else {
+            let other = other.send().await.unwrap();
+            assert_eq!(other.status(), 200, "{limit}");
+        }
+        others.shutdown().await;
+        going.shutdown().await;
+        server.until_waiting(0).await;
     }
 }
 
