@@ -376,7 +376,7 @@ async fn legacy_clients_learn_by_status_too_that_a_token_reaches_no_further() {
         "{done}"
     );
     // A scope may name a tool of the tenant, which one operation calls by its name: nobody is turned away by its own.
-    server.show(&scoped("weather"));
+    server.show(&scoped("tasks:execute weather"));
     for who in ["weather", "tool_call"] {
         let call = modern("tools/call", tool(who, json!({"name": "weather"})));
         let answer = Answer::of(server.modern("/mcp", &call)).await;

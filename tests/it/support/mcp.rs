@@ -188,10 +188,10 @@ impl Events {
     pub(crate) async fn of(request: RequestBuilder) -> Self {
         let response = in_time(request.send()).await.unwrap();
         let kind = response.headers()["content-type"].to_str().unwrap();
-        assert_eq!(
-            (response.status().as_u16(), kind),
-            (200, "text/event-stream")
-        );
+        if (response.status().as_u16(), kind) != (200, "text/event-stream") {
+            let status = response.status();
+            panic!("no stream: {status} {}", response.text().await.unwrap());
+        }
         Self::in_answer(response)
     }
 
