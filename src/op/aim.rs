@@ -19,11 +19,6 @@ impl Op {
         self
     }
 
-    /// Whether it calls what its input names, so that who may call it depends on that.
-    pub fn calls_by_name(&self) -> bool {
-        self.naming.is_some()
-    }
-
     /// By what name a caller is let in: the operation's, or that of what it calls, where his credential names that.
     pub(super) fn name_for<'a>(
         &'a self,

@@ -163,9 +163,6 @@ pub(super) async fn beyond_scope(
 ) -> Option<Response> {
     let principal = named.principal.as_ref().filter(|who| who.has_token())?;
     let op = shared.app.catalog.op(tool)?;
-    if op.calls_by_name() {
-        return None;
-    }
     let error = principal.admit(op.permission, op.name).err()?;
     let access = &shared.app.access;
     let stray = (Some(principal), named.trace.clone());

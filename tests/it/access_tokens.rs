@@ -375,14 +375,6 @@ async fn legacy_clients_learn_by_status_too_that_a_token_reaches_no_further() {
         done["result"]["structuredContent"]["state"], "pending",
         "{done}"
     );
-    // A scope may name a tool of the tenant, which one operation calls by its name: nobody is turned away by its own.
-    server.show(&scoped("tasks:execute weather"));
-    for who in ["weather", "tool_call"] {
-        let call = modern("tools/call", tool(who, json!({"name": "weather"})));
-        let answer = Answer::of(server.modern("/mcp", &call)).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        assert!(answer.text.contains("there is no tool"), "{}", answer.text);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
