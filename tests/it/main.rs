@@ -32,6 +32,7 @@ mod http_openapi;
 mod http_pages;
 mod http_rest;
 mod isolation;
+mod isolation_beside;
 mod lifecycle;
 mod mcp_declared;
 mod mcp_http;
