@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import urllib.request
 import uuid
 
 STORY = json.loads(pathlib.Path(__file__).with_name("story.json").read_text())
@@ -70,8 +71,16 @@ def main():
         rooms(agent)
 
 
+def administer(route, **body):
+    """What administers is in no list that is shown to everybody, and Inspector calls only what is listed."""
+    headers = {"content-type": "application/json"}
+    url = TARGET[0].removesuffix("/mcp") + f"/api/v1/{route}"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)):
+        pass
+
+
 def rooms(agent):
-    """Memory, secrets, tools, resources and tenants. What ends with each call hears nothing of what follows."""
+    """Memory, secrets, tools and resources. What ends with each call hears nothing of what follows."""
     mark = uuid.uuid4().hex[:12]
     story = json.loads(json.dumps(STORY["rooms"]).replace("MARK", mark).replace("OUTSIDE", os.environ["BATON_TEST_OUTSIDE"]))
     query = story["memory"].pop("query")
@@ -80,7 +89,7 @@ def rooms(agent):
     assert story["memory"]["content"] in read(f"baton://memory/{agent}/{kept['memory_id']}")
 
     tool, folder, file = story["tool"], story["folder"], story["file"]
-    call("secret_set", name=tool["implementation"]["auth"]["secret"], value=story["secret"])
+    administer("secrets", name=tool["implementation"]["auth"]["secret"], value=story["secret"])
     tool_id = call("tool_create", **tool)["tool_id"]
     assert tool["name"] in [one["name"] for one in inspect("tools/list")["tools"]], "tools/list lacks a tool that was made"
     same("call", call(tool["name"], name="Ada"), {"greeting": "Hello Ada", "trusted": True})
@@ -91,10 +100,6 @@ def rooms(agent):
     call("resource_register", **folder)
     call("resource_write", resource_id=folder["resource_id"], **file)
     same("file", read(f"baton://resources/{folder['resource_id']}/{file['path']}"), file["text"])
-    tenant = story["tenant"]
-    same("configuration", call("tenant_configure", **tenant)["mcp_config"], tenant["mcp_config"])
-    quotas = {one["limit"]: one.get("value") for one in call("tenant_stats", tenant_id=tenant["tenant_id"])["quotas"]}
-    same("quota", quotas["max_memory_entries"], tenant["mcp_config"]["max_memory_entries"])
 
 
 main()

@@ -1,7 +1,7 @@
 //! Two tenants side by side: what one uses up, makes and changes, the other neither lacks nor hears of.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::Server;
 use crate::support::http::HttpServer;
