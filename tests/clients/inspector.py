@@ -74,7 +74,7 @@ def main():
 def administer(route, **body):
     """What administers is in no list that is shown to everybody, and Inspector calls only what is listed."""
     headers = {"content-type": "application/json"}
-    url = TARGET[0].removesuffix("/mcp") + f"/api/v1/{route}"
+    url = os.environ["BATON_TEST_SERVER"] + f"/api/v1/{route}"
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)):
         pass
 

@@ -158,6 +158,7 @@ def main():
             BATON_OUTBOUND_ALLOW="127.0.0.1/32",
         )
         with Server(binary, home / "serve", "--outbound-allow", "127.0.0.1/32") as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
+            env["BATON_TEST_SERVER"] = server.url
             tap = wire.Tap(int(server.url.rsplit(":", 1)[1]))
             chosen = [case for case in cases(binary, program, tap.url, home) if word in case[0]]
             for name, complaint in pool.map(lambda case: play(case, env), chosen):
