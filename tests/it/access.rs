@@ -213,8 +213,7 @@ async fn each_role_may_do_what_is_its_own_over_every_transport() {
         let session = server.session("/mcp", "2025-11-25").await;
         let mut sse = Client::initialized(&server, "/sse").await;
         // A process that was started with the key.
-        let process = HttpServer::builder().foreseeable().beside(&server);
-        let process = process.settings(|settings| {
+        let process = HttpServer::builder().beside(&server).settings(|settings| {
             settings.auth = vec![Auth::Keys];
             settings.key = Some(shown.clone().into());
         });
