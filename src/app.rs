@@ -120,6 +120,13 @@ impl App {
                 look.await.map(|_| 0)
             }
         });
+        self.start(LOOK, |system| {
+            let allowances = system.allowances();
+            system
+                .queries()
+                .sweep(|tenant| allowances.check_open(tenant).is_ok());
+            async { Ok(0) }
+        });
         let access = self.access.clone();
         self.start(LOOK, move |_| {
             let access = access.clone();

@@ -60,6 +60,11 @@ pub const ALL: &[Code] = &[
         "The server asks who you are: show a key, as `Authorization: Bearer bt_…`.",
     ),
     code(
+        "database_unusable",
+        Kind::Unavailable,
+        "A database that a tenant registered can't be asked: it is not reached, does not let Baton in, is damaged or may not be written. The message says which.",
+    ),
+    code(
         "dependency_failed",
         Kind::Conflict,
         "A task that this one depends on did not complete; retry that one first.",
@@ -183,6 +188,31 @@ pub const ALL: &[Code] = &[
         "path_conflict",
         Kind::Conflict,
         "What is at the path does not fit: a folder where a file is meant or the reverse, a folder that is not empty, or one where the server may not write.",
+    ),
+    code(
+        "queries_busy",
+        Kind::Unavailable,
+        "As many queries run as may, or somebody else writes to the database; come back after `retry_after_seconds`.",
+    ),
+    code(
+        "query_failed",
+        Kind::Invalid,
+        "The database did not take the statement or a parameter; the message is what it said.",
+    ),
+    code(
+        "query_refused",
+        Kind::Invalid,
+        "The statement may not be made: it is more than one, changes something without `write`, or reaches out of the database. The message says which.",
+    ),
+    code(
+        "query_timeout",
+        Kind::Limited,
+        "The statement ran longer than it may; ask for less, or give it more `timeout_seconds`.",
+    ),
+    code(
+        "query_too_large",
+        Kind::Limited,
+        "A row of the answer, or what the statement takes of memory, is larger than it may be; ask for less.",
     ),
     code(
         "quota_exceeded",

@@ -47,6 +47,7 @@ pub mod page;
 mod places;
 pub mod presence;
 pub mod principal;
+pub mod queries;
 mod questions;
 pub mod quota;
 pub mod random;

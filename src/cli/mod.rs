@@ -91,6 +91,9 @@ enum Verb {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Ask one SQLite file of a server's tenants one thing, apart from the server
+    #[command(hide = true)]
+    RunQuery,
     /// Run an executor's command and end it with the executor
     #[command(hide = true)]
     Supervise { command: String },
@@ -190,6 +193,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::RunScripts => Ok(crate::script::serve()),
+        Verb::RunQuery => Ok(crate::queries::serve()),
         Verb::RunUpstream { command } => on_one_thread(crate::upstream::supervise(&command)),
         Verb::Supervise { command } => on_one_thread(crate::work::supervise(&command)),
         Verb::Bound { parent, command } => Err(crate::work::bind(parent, &command).into()),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{Ctx, System};
 use crate::error::{Error, Result};
+use crate::queries::Queries;
 
 /// Calls an operation, for what runs inside of the server and can't know which there are.
 pub type Call = Arc<dyn Fn(Ctx, &'static str, Map<String, Value>) -> Called + Send + Sync>;
@@ -44,6 +45,11 @@ impl System {
             Some(call) => call(ctx, name, input).await,
             None => Err(Error::internal("no operations yet")),
         }
+    }
+
+    /// What asks the databases that tenants name.
+    pub fn queries(&self) -> &Queries {
+        &self.0.queries
     }
 
     /// This program, for processes of its own.

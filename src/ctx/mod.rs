@@ -26,6 +26,7 @@ use crate::meter::Meter;
 use crate::outbound::Outside;
 use crate::presence::{Presence, Stay};
 use crate::principal::Principal;
+use crate::queries::Queries;
 use crate::quota::{Class, Limit};
 use crate::random::Random;
 use crate::store::{Store, SystemTx, Tx, Wake};
@@ -53,6 +54,7 @@ struct Shared {
     meter: Meter,
     presence: Arc<Presence>,
     outside: Outside,
+    queries: Queries,
     /// The tenant that the process is bound to.
     bound: Option<TenantId>,
     vault: Vault,
@@ -75,6 +77,7 @@ impl System {
             meter: Meter::new(&clock),
             presence: Arc::default(),
             outside: Outside::new(config.reach.clone(), config.ca_cert.clone()),
+            queries: Queries::new(config, &clock),
             bound: config.tenant.clone(),
             vault: Vault::new(config, &random),
             program: config.program.clone(),

@@ -13,6 +13,7 @@ mod value;
 
 pub(crate) use lite::Lite;
 pub(crate) use pipe::{Fault, Param, Pipe};
+pub(crate) use postgres::tls_outside;
 pub use postgres::{Postgres, PostgresError};
 pub(crate) use value::vals;
 pub use value::{FromValue, Row, Value};

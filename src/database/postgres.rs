@@ -1,5 +1,6 @@
 //! Where a PostgreSQL server is, and how to connect to it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls_platform_verifier::{BuilderVerifierExt, Verifier};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -208,6 +209,30 @@ fn tls(check: Check, roots: Option<String>) -> std::result::Result<ClientConfig,
         return Err(wrong("no certificate in it".into()));
     }
     Ok(builder.with_root_certificates(store).with_no_client_auth())
+}
+
+/// How TLS is spoken to a database that somebody else names: with any certificate, or with one that is good for its host by an
+/// authority of the machine or of the PEM file `more`.
+///
+/// # Errors
+/// `internal` when the authorities can't be read.
+pub(crate) fn tls_outside(is_checked: bool, more: Option<&Path>) -> Result<ClientConfig> {
+    if !is_checked {
+        return tls(Check::Nothing, None).map_err(Error::internal);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let files = more.map(CertificateDer::pem_file_iter).transpose();
+    let certificates = files.map_err(Error::internal)?.into_iter().flatten();
+    let certificates = certificates.collect::<std::result::Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(Error::internal)?;
+    let verifier = Verifier::new_with_extra_roots(certificates, provider.clone());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::internal)?;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier.map_err(Error::internal)?))
+        .with_no_client_auth())
 }
 
 /// Takes any certificate, as libpq does for `sslmode=require`; the handshake itself is still checked.

@@ -43,6 +43,14 @@ const RECENT: i64 = 3_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Turns(DashMap<TenantId, Arc<Mutex<()>>>);
 
+impl Turns {
+    /// Waits for the turn of one who writes in `tenant`.
+    pub(super) async fn of(&self, tenant: &TenantId) -> OwnedMutexGuard<()> {
+        let turn = self.0.entry(tenant.clone()).or_default().clone();
+        turn.lock_owned().await
+    }
+}
+
 /// What the registration's metadata says of a store.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -110,11 +118,11 @@ async fn bucket(ctx: &Ctx, entry: &Entry, stores: &Stores) -> Result<Bucket> {
     stores.open(&place, terms, ctx.outside())
 }
 
-fn place(ctx: &Ctx, uri: &str) -> Result<Place> {
+pub(super) fn place(ctx: &Ctx, uri: &str) -> Result<Place> {
     places::place("file", uri, ctx.tenant(), &ctx.limits().folders)
 }
 
-async fn open(ctx: &Ctx, place: Place) -> Result<Folder> {
+pub(super) async fn open(ctx: &Ctx, place: Place) -> Result<Folder> {
     let data = ctx.limits().folders.data.clone();
     blocking(move || Folder::open(&place, &data)).await
 }
@@ -182,8 +190,16 @@ pub(super) async fn prepare(
         parts(&path)?;
         return Ok(Ready::Bucket(bucket, path, change, mime_type));
     }
-    let turn = turns.0.entry(ctx.tenant().clone()).or_default().clone();
-    let turn = turn.lock_owned().await;
+    let name = path.rsplit('/').next().unwrap_or_default();
+    if ["-journal", "-wal", "-shm"]
+        .iter()
+        .any(|end| name.ends_with(end))
+    {
+        // Whoever writes them can say what a database beside them is to be, or which file is to go.
+        let message = "names that end in -journal, -wal or -shm are SQLite's own";
+        return Err(Error::invalid_at("/path", message));
+    }
+    let turn = turns.of(ctx.tenant()).await;
     let place = place(ctx, &entry.uri)?;
     let own = Place {
         below: Vec::new(),

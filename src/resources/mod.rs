@@ -1,10 +1,11 @@
 //! What tenants register to be read, written and queried: folders, databases, services. A registration says who may do what.
 //!
 //! `access` decides that and is pure; `register` keeps registrations; `ops` declares what callers may do and what can be read
-//! over MCP; `reading` leads a call to what the resource is: `files`, of folders or object stores, and where folders may lie, `places`; or
-//! an `endpoint`.
+//! over MCP; `reading` leads a call to what the resource is: `files`, of folders or object stores, and where folders may lie, `places`; an
+//! `endpoint`; a `database`.
 
 mod access;
+mod database;
 mod endpoint;
 mod files;
 mod ops;
@@ -41,6 +42,8 @@ pub enum Kind {
     FileStorage,
     // A service over HTTP.
     ApiEndpoint,
+    // PostgreSQL, or a file of SQLite.
+    Database,
 }
 
 impl Kind {
@@ -48,6 +51,7 @@ impl Kind {
         match self {
             Self::FileStorage => "file_storage",
             Self::ApiEndpoint => "api_endpoint",
+            Self::Database => "database",
         }
     }
 
@@ -55,6 +59,7 @@ impl Kind {
         match name {
             "file_storage" => Ok(Self::FileStorage),
             "api_endpoint" => Ok(Self::ApiEndpoint),
+            "database" => Ok(Self::Database),
             other => Err(Error::internal(format!("no kind of resource: {other}"))),
         }
     }
@@ -67,6 +72,8 @@ struct Entry {
     kind: Kind,
     /// Without what is secret.
     uri: String,
+    /// What is secret of it, sealed.
+    sealed: Option<Vec<u8>>,
     access: Vec<Rule>,
     metadata: Map<String, Value>,
     created_at: Time,

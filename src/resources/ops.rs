@@ -7,7 +7,7 @@ use serde_json::json;
 use super::access::{Right, Who};
 use super::reading::{self, Held, Read};
 use super::register::{self, uri_of};
-use super::store;
+use super::{database, store};
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -26,10 +26,10 @@ pub fn parts() -> (Vec<Op>, Vec<Resource>) {
 
 fn operations(held: Arc<Held>) -> Vec<Op> {
     use Permission::{Consult, Register, Supply};
-    let to_write = held.clone();
+    let (to_write, to_query) = (held.clone(), held.clone());
     vec![
         Op::waiting("resource_register", Register, register::register)
-            .about("Register a resource", "Give the tenant a folder, a bucket of an object store or a service over HTTP to read and write. Registering the same id again changes it.")
+            .about("Register a resource", "Give the tenant a folder, a bucket of an object store, a service over HTTP or a database to read and write. Registering the same id again changes it.")
             .at_once()
             .idempotent()
             .destructive()
@@ -38,7 +38,7 @@ fn operations(held: Arc<Held>) -> Vec<Op> {
             .sample(|| json!({"resource_id": "docs", "type": "file_storage", "uri": "file://tenant/docs",
                 "access_permissions": ["read", "executor:write"], "metadata": {"title": "Notes"}})),
         Op::read("resource_list", Consult, register::list)
-            .about("List resources", "List what you may read or write: folders, buckets and services of the tenant.")
+            .about("List resources", "List what you may read or write: folders, buckets, services and databases of the tenant.")
             .at("GET", "/api/v1/resources")
             .at("GET", "/resources")
             .sample(|| json!({"limit": 10})),
@@ -47,14 +47,15 @@ fn operations(held: Arc<Held>) -> Vec<Op> {
             .at("GET", "/api/v1/resources/{resource_id}")
             .at("GET", "/resources/{resource_id}")
             .sample(|| json!({"resource_id": "docs"})),
-        Op::write("resource_delete", Register, register::delete)
+        Op::waiting("resource_delete", Register, register::delete)
             .about("Delete a resource", "Remove a registration. What it led to stays as it is.")
+            .at_once()
             .destructive()
             .at("DELETE", "/api/v1/resources/{resource_id}")
             .at("DELETE", "/resources/{resource_id}")
             .sample(|| json!({"resource_id": "docs"})),
         Op::waiting("resource_read", Consult, move |ctx, input| reading::read(ctx, input, held.clone()))
-            .about("Read a resource", "Read a file, list a folder, or GET from a service. A long file comes in parts: go on at next_offset.")
+            .about("Read a resource", "Read a file, list a folder, GET from a service, or see the tables of a database. A long file comes in parts: go on at next_offset.")
             .read_only()
             .at_once()
             .at("GET", "/api/v1/resources/{resource_id}/content")
@@ -66,6 +67,12 @@ fn operations(held: Arc<Held>) -> Vec<Op> {
             .at_once()
             .at("POST", "/api/v1/resources/{resource_id}/content")
             .sample(|| json!({"resource_id": "docs", "path": "intro.md", "text": "Hello"})),
+        Op::waiting("resource_query", Consult, move |ctx, input| database::query(ctx, input, to_query.clone()))
+            .about("Query a database", "Ask a database one SQL statement; parameters go as $1, $2 … It only reads, unless write is true. resource_read shows its tables.")
+            .destructive()
+            .at_once()
+            .at("POST", "/api/v1/resources/{resource_id}/query")
+            .sample(|| json!({"resource_id": "docs", "sql": "select name from people where age > $1", "parameters": [30]})),
     ]
 }
 
@@ -85,7 +92,7 @@ fn resources(held: &Arc<Held>) -> Vec<Resource> {
             template: "baton://resources/{resource_id}",
             name: "resource",
             title: "Resource",
-            description: "A resource of the tenant: what is in a folder",
+            description: "A resource of the tenant: what is in a folder, or the tables of a database",
             mime_type: "application/json",
             permission: Some(Permission::Consult),
             read: Reader::Live(content()),
@@ -100,7 +107,7 @@ fn resources(held: &Arc<Held>) -> Vec<Resource> {
             template: "baton://resources/{resource_id}/{+path}",
             name: "resource-content",
             title: "Content of a resource",
-            description: "A file or folder of a resource",
+            description: "A file or folder of a resource, or a table of a database",
             mime_type: "application/octet-stream",
             permission: Some(Permission::Consult),
             read: Reader::Live(content()),

@@ -14,7 +14,7 @@ use super::endpoint::{self, Kept};
 use super::files::{self, Turns};
 use super::register::uri_of;
 use super::store::{self, Begun};
-use super::{Entry, Kind, find};
+use super::{Entry, Kind, database, find, places};
 use crate::buckets::{self, Stores};
 use crate::clock::Time;
 use crate::ctx::{Ctx, System};
@@ -33,7 +33,7 @@ const LOST: Duration = Duration::from_hours(24);
 /// Writes that are ended in one round.
 const BATCH: u32 = 100;
 /// The event of something written.
-const WRITTEN: &str = "dev.baton.resource.written";
+pub(super) const WRITTEN: &str = "dev.baton.resource.written";
 
 /// What to read.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -117,6 +117,41 @@ pub(super) struct Listed {
     modified_at: Option<Time>,
 }
 
+impl Listed {
+    /// Something of which nothing is known but where it is.
+    pub(super) const fn named(path: String) -> Self {
+        Self {
+            path,
+            bytes: None,
+            modified_at: None,
+        }
+    }
+}
+
+impl Contents {
+    /// The part of something that was asked for.
+    pub(super) fn part(
+        whole: Vec<u8>,
+        input: &Read,
+        (has_more, mime_type): (bool, &'static str),
+    ) -> Self {
+        let from = usize::try_from(input.offset).unwrap_or(usize::MAX);
+        let from = from.min(whole.len());
+        let to = from.saturating_add(input.length).min(whole.len());
+        let is_cut = to < whole.len();
+        let (text, blob, shown) = as_text(whole[from..to].to_vec(), is_cut || has_more);
+        Self {
+            mime_type: Some(mime_type),
+            text,
+            blob,
+            bytes: (!has_more).then_some(whole.len() as u64),
+            next_offset: is_cut.then_some(from as u64 + shown),
+            has_more: has_more.then_some(true),
+            ..Self::default()
+        }
+    }
+}
+
 /// What to write.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub(super) struct Write {
@@ -168,7 +203,7 @@ pub(super) struct Written {
 pub(super) struct Held {
     answers: Kept,
     pub(super) stores: Stores,
-    turns: Turns,
+    pub(super) turns: Turns,
     place: OnceCell<String>,
 }
 
@@ -181,8 +216,14 @@ impl Held {
 }
 
 /// Refuses what can't be a resource.
-pub(super) async fn check(ctx: &Ctx, kind: Kind, uri: &str) -> Result<()> {
+pub(super) async fn check(
+    ctx: &Ctx,
+    kind: Kind,
+    uri: &str,
+    metadata: &Map<String, Value>,
+) -> Result<()> {
     match kind {
+        Kind::Database => database::check(ctx, uri, metadata).await,
         Kind::ApiEndpoint => endpoint::check(uri),
         Kind::FileStorage => files::check(ctx, uri).await,
     }
@@ -193,6 +234,7 @@ pub(super) fn takes_secret(kind: Kind, uri: &str, metadata: &Map<String, Value>)
     match kind {
         Kind::ApiEndpoint => endpoint::takes_secret(metadata),
         Kind::FileStorage => files::takes_secret(uri, metadata),
+        Kind::Database => Ok(false),
     }
 }
 
@@ -211,25 +253,15 @@ pub(super) async fn read(ctx: Ctx, input: Read, held: Arc<Held>) -> Result<Conte
     match entry.kind {
         Kind::FileStorage => read_file(&ctx, &entry, input, &held.stores).await,
         Kind::ApiEndpoint => read_endpoint(&ctx, &entry, input, &held.answers).await,
+        Kind::Database => database::read(&ctx, entry, &input).await,
     }
 }
 
 async fn read_endpoint(ctx: &Ctx, entry: &Entry, input: Read, kept: &Kept) -> Result<Contents> {
     let (whole, has_more, mime_type) = endpoint::read(ctx, entry, &input.path, kept).await?;
-    let from = usize::try_from(input.offset).unwrap_or(usize::MAX);
-    let from = from.min(whole.len());
-    let to = from.saturating_add(input.length).min(whole.len());
-    let is_cut = to < whole.len();
-    let (text, blob, shown) = as_text(whole[from..to].to_vec(), is_cut || has_more);
     Ok(Contents {
         resource_uri: uri_of(entry.id.as_str(), &input.path),
-        mime_type: Some(mime_type),
-        text,
-        blob,
-        bytes: (!has_more).then_some(whole.len() as u64),
-        next_offset: is_cut.then_some(from as u64 + shown),
-        has_more: has_more.then_some(true),
-        ..Contents::default()
+        ..Contents::part(whole, &input, (has_more, mime_type))
     })
 }
 
@@ -260,7 +292,7 @@ async fn read_file(ctx: &Ctx, entry: &Entry, input: Read, stores: &Stores) -> Re
             let (text, blob, shown) = as_text(bytes, is_cut);
             Contents {
                 resource_uri: uri_of(entry.id.as_str(), path),
-                mime_type: Some(mime_type(path)),
+                mime_type: Some(places::mime_type(path)),
                 text,
                 blob,
                 bytes: Some(of),
@@ -291,7 +323,7 @@ pub(super) async fn names(
             Kind::FileStorage => {
                 files::names(ctx, &entry, (folder, begin, most), &held.stores).await?
             }
-            Kind::ApiEndpoint => Vec::new(),
+            Kind::ApiEndpoint | Kind::Database => Vec::new(),
         };
         Ok::<_, Error>((folder, named))
     };
@@ -342,36 +374,6 @@ pub(super) fn as_text(bytes: Vec<u8>, is_cut: bool) -> (Option<String>, Option<S
     }
 }
 
-/// The media type of a file, by its name.
-fn mime_type(path: &str) -> &'static str {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
-    match end.to_ascii_lowercase().as_str() {
-        "md" | "markdown" => "text/markdown",
-        "txt" | "log" | "ini" | "conf" => "text/plain",
-        "html" | "htm" => "text/html",
-        "css" => "text/css",
-        "csv" => "text/csv",
-        "js" | "mjs" => "text/javascript",
-        "xml" => "application/xml",
-        "json" => "application/json",
-        "yaml" | "yml" => "application/yaml",
-        "toml" => "application/toml",
-        "pdf" => "application/pdf",
-        "zip" => "application/zip",
-        "gz" => "application/gzip",
-        "png" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        "gif" => "image/gif",
-        "webp" => "image/webp",
-        "svg" => "image/svg+xml",
-        "mp3" => "audio/mpeg",
-        "wav" => "audio/wav",
-        "mp4" => "video/mp4",
-        _ => "application/octet-stream",
-    }
-}
-
 pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Written> {
     let change = input.change()?;
     let (id, agent) = (input.resource_id.clone(), input.agent_id.clone());
@@ -396,7 +398,7 @@ pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Wri
         actor: ctx.actor().to_owned(),
         due_at: ctx.clock().steady() + if is_folder { SETTLED } else { ANSWERED },
     };
-    let place = (input.path.as_str(), mime_type(&input.path), change);
+    let place = (input.path.as_str(), places::mime_type(&input.path), change);
     match entry.kind {
         Kind::FileStorage => {
             let own = ((&held.stores, &held.turns), fresh.as_str());
@@ -420,6 +422,10 @@ pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Wri
             let done = endpoint::write(&ctx, &entry, place).await;
             end(&ctx, begun, done.is_ok().then_some(true)).await?;
             done?;
+        }
+        Kind::Database => {
+            let message = "is a database: resource_query changes what is in it, with write";
+            return Err(Error::invalid_at("/resource_id", message));
         }
     }
     Ok(Written {

@@ -6,13 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::access::{RULE, Right, Rule, Who};
 use super::places::encoded;
-use super::{Entry, Kind, MOST, find, reading, store};
+use super::{Entry, Kind, MOST, database, find, reading, store};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Kind as Fault, Result};
 use crate::events;
 use crate::id::{AgentId, ResourceId};
 use crate::page::Position;
+use crate::secret::Secret;
 use crate::store::Tx;
 
 /// Whose cursors these are.
@@ -32,14 +33,14 @@ pub(super) struct Register {
     /// What it is
     #[serde(rename = "type")]
     kind: Kind,
-    /// Where it is: `file://tenant/reports` (the tenant's own folder) or `file:///srv/docs` (below what the operator opened), `s3://bucket/prefix`, `gs://bucket/prefix` or `az://account/container/prefix`; for an `api_endpoint` its `https://` URL
-    #[schemars(length(min = 1, max = 2048))]
+    /// Where it is: `file://tenant/reports` (the tenant's own folder) or `file:///srv/docs` (below what the operator opened), `s3://bucket/prefix`, `gs://bucket/prefix` or `az://account/container/prefix`; for an `api_endpoint` its `https://` URL; for a `database` `postgres://USER:PASSWORD@HOST/NAME`, whose password is sealed and never shown, or the `file://` of a SQLite file
+    #[schemars(length(min = 1, max = 2048), extend("writeOnly" = true))]
     uri: String,
     /// Who may read, write, admin and deploy (use it from tools): read is for everybody, executor:write for a role, agent:ada:write for an agent
     #[serde(default = "read_only")]
     #[schemars(length(max = 100), inner(regex(pattern = RULE)))]
     access_permissions: Vec<String>,
-    /// Anything else about it; of an `api_endpoint`, `headers` and `auth` (`secret`, and its `header` if it is no bearer token); of an object store, `region`, `endpoint` and `auth` (`secret`)
+    /// Anything else about it; of an `api_endpoint`, `headers` and `auth` (`secret`, and its `header` if it is no bearer token); of an object store, `region`, `endpoint` and `auth` (`secret`); of a `database`, `connection_pool_size`
     #[serde(default)]
     metadata: Map<String, Value>,
     /// Who registers it, if an agent does
@@ -114,8 +115,9 @@ pub(super) async fn register(ctx: Ctx, input: Register) -> Result<View> {
     let (id, agent) = (input.resource_id.clone(), input.agent_id.clone());
     ctx.read(move |scope, tx| before(scope, tx, &id, agent.as_ref()))
         .await?;
-    reading::check(&ctx, input.kind, &input.uri).await?;
-    if reading::takes_secret(input.kind, &input.uri, &input.metadata)? {
+    let (uri, password) = database::parted(input.kind, input.uri)?;
+    reading::check(&ctx, input.kind, &uri, &input.metadata).await?;
+    if reading::takes_secret(input.kind, &uri, &input.metadata)? {
         // Who says where a secret is sent could read it.
         if !Who::of(&ctx.scope(), input.agent_id.as_ref()).is_admin {
             let message = "/metadata/auth: only an admin may give a resource a secret";
@@ -127,16 +129,25 @@ pub(super) async fn register(ctx: Ctx, input: Register) -> Result<View> {
     let entry = Entry {
         id: input.resource_id,
         kind: input.kind,
-        uri: input.uri,
+        uri,
+        sealed: None,
         access,
         metadata: input.metadata,
         created_at: now,
         created_by: ctx.actor().to_owned(),
         updated_at: now,
     };
-    let write =
-        move |scope: &Scope, tx: &mut Tx<'_>| keep(scope, tx, entry.clone(), agent.as_ref());
-    ctx.write(write).await.map(View::of)
+    let write = move |scope: &Scope, tx: &mut Tx<'_>| {
+        keep(
+            scope,
+            tx,
+            entry.clone(),
+            (password.as_ref(), agent.as_ref()),
+        )
+    };
+    let kept = ctx.write(write).await?;
+    ctx.system().queries().close(ctx.tenant(), kept.id.as_str());
+    Ok(View::of(kept))
 }
 
 /// What is registered under an id that the caller may change.
@@ -160,11 +171,14 @@ fn keep(
     scope: &Scope,
     tx: &mut Tx<'_>,
     mut entry: Entry,
-    agent: Option<&AgentId>,
+    (password, agent): (Option<&Secret>, Option<&AgentId>),
 ) -> Result<Entry> {
-    let event = match before(scope, tx, &entry.id, agent)? {
+    let before = before(scope, tx, &entry.id, agent)?;
+    database::seal(scope, tx, &mut entry, (before.as_ref(), password))?;
+    let event = match before {
         Some(before) => {
-            let is_same = (before.kind, &before.uri) == (entry.kind, &entry.uri)
+            let is_same = (before.kind, &before.uri, &before.sealed)
+                == (entry.kind, &entry.uri, &entry.sealed)
                 && (&before.access, &before.metadata) == (&entry.access, &entry.metadata);
             if is_same {
                 return Ok(before);
@@ -208,7 +222,17 @@ pub(super) struct Deleted {
     resource_id: ResourceId,
 }
 
-pub(super) fn delete(scope: &Scope, tx: &mut Tx<'_>, input: &One) -> Result<Deleted> {
+pub(super) async fn delete(ctx: Ctx, input: One) -> Result<Deleted> {
+    let gone = ctx
+        .write(move |scope, tx| remove(scope, tx, &input))
+        .await?;
+    ctx.system()
+        .queries()
+        .close(ctx.tenant(), gone.resource_id.as_str());
+    Ok(gone)
+}
+
+fn remove(scope: &Scope, tx: &mut Tx<'_>, input: &One) -> Result<Deleted> {
     let named = (&input.resource_id, input.agent_id.as_ref());
     let entry = find(scope, tx, named, Right::Admin)?;
     store::delete(tx, &entry.id)?;

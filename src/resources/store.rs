@@ -8,7 +8,7 @@ use crate::store::{Row, SystemTx, Tx, vals};
 
 macro_rules! columns {
     () => {
-        "resource_id, kind, uri, access, metadata, created_at, created_by, updated_at"
+        "resource_id, kind, uri, access, metadata, created_at, created_by, updated_at, sealed"
     };
 }
 
@@ -22,6 +22,7 @@ fn entry(mut row: Row) -> Result<Entry> {
         created_at: row.get(5)?,
         created_by: row.get(6)?,
         updated_at: row.get(7)?,
+        sealed: row.get(8)?,
     })
 }
 
@@ -31,10 +32,11 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 
 pub(super) fn save(tx: &mut Tx<'_>, entry: &Entry) -> Result<()> {
     tx.put(
-        "INSERT INTO resources (tenant_id, resource_id, kind, uri, access, metadata, created_at, created_by, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        "INSERT INTO resources (tenant_id, resource_id, kind, uri, access, metadata, created_at, created_by, updated_at, sealed)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (tenant_id, resource_id) DO UPDATE SET kind = excluded.kind, uri = excluded.uri,
-             access = excluded.access, metadata = excluded.metadata, updated_at = excluded.updated_at",
+             access = excluded.access, metadata = excluded.metadata, updated_at = excluded.updated_at,
+             sealed = excluded.sealed",
         vals![
             tx.tenant(),
             &entry.id,
@@ -44,7 +46,8 @@ pub(super) fn save(tx: &mut Tx<'_>, entry: &Entry) -> Result<()> {
             json(&entry.metadata)?,
             entry.created_at,
             &entry.created_by,
-            entry.updated_at
+            entry.updated_at,
+            entry.sealed.clone()
         ],
     )
 }

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (14, include_str!("../../migrations/0014_tools.sql")),
     (15, include_str!("../../migrations/0015_secrets.sql")),
     (16, include_str!("../../migrations/0016_resources.sql")),
+    (17, include_str!("../../migrations/0017_databases.sql")),
     (
         19,
         include_str!("../../migrations/0019_resource_writes.sql"),

@@ -31,7 +31,7 @@ const ORCHESTRATOR: [&str; 15] = [
     "resource_delete",
 ];
 const EXECUTOR: [&str; 4] = ["task_claim", "task_notify", "task_heartbeat", "task_end"];
-const READER: [&str; 9] = [
+const READER: [&str; 10] = [
     "task_get",
     "task_list",
     "task_wait",
@@ -41,6 +41,7 @@ const READER: [&str; 9] = [
     "resource_list",
     "resource_get",
     "resource_read",
+    "resource_query",
 ];
 /// What everybody may who works here, and observers may not.
 const WRITER: [&str; 8] = [

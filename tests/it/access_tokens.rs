@@ -244,7 +244,12 @@ async fn claims_say_which_tenants_roles_and_scopes() {
     assert!(all.contains(&"key_create".into()) && all.contains(&"task_claim".into()));
     let reads = ["task_get", "task_list", "task_wait"];
     let recalls = ["memory_search", "memory_get", "memory_list"];
-    let consults = ["resource_list", "resource_get", "resource_read"];
+    let consults = [
+        "resource_list",
+        "resource_get",
+        "resource_read",
+        "resource_query",
+    ];
     let observes = tools(json!({"roles": "observer nonsense"})).await;
     assert_eq!(observes, [&reads[..], &recalls, &consults].concat());
     let scoped = json!({"roles": null, "scope": "memory:read"});

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 
 /// What only acme knows. Each stands somewhere in acme's data.
-const MARKS: [&str; 18] = [
+const MARKS: [&str; 21] = [
     "acme-task-1",
     "acme-secret-description",
     "acme-secret-data",
@@ -27,6 +27,9 @@ const MARKS: [&str; 18] = [
     "acme-secret-file",
     "acme-secret-text",
     "acme-secret-provider",
+    "acme-database",
+    "acme-secret-table",
+    "acme-secret-row",
 ];
 
 /// A server on which acme has a task in every state, full of marks.
@@ -85,6 +88,11 @@ async fn with_acmes_data() -> Server {
     server.call_as("acme", "resource_register", folder).await;
     let file = json!({"resource_id": "acme-resource", "path": "acme-secret-file.md", "text": "acme-secret-text"});
     server.call_as("acme", "resource_write", file).await;
+    let database = json!({"resource_id": "acme-database", "type": "database", "uri": "file://tenant/acme-secret-file/acme.db",
+        "access_permissions": ["read", "write"]});
+    server.call_as("acme", "resource_register", database).await;
+    let table = json!({"resource_id": "acme-database", "sql": "CREATE TABLE \"acme-secret-table\" AS SELECT 'acme-secret-row' AS a", "write": true});
+    server.call_as("acme", "resource_query", table).await;
     let configuration = json!({"tenant_id": "acme", "ai_providers": ["acme-secret-provider"]});
     server.call("tenant_configure", configuration).await;
     server
@@ -333,6 +341,11 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
             "baton://resources/acme-resource/acme-secret-file.md",
             "acme-resource",
         ),
+        ("baton://resources/acme-database", "acme-database"),
+        (
+            "baton://resources/acme-database/acme-secret-table",
+            "acme-database",
+        ),
     ] {
         assert!(catalog.read(&acme, uri).await.is_ok(), "{uri}");
         let foreign = catalog.read(&globex, uri).await.unwrap_err();
@@ -349,7 +362,7 @@ async fn resources_lists_and_completions_show_nothing_of_another_tenant() {
             .iter()
             .filter(|(_, item)| item.uri.contains("acme"))
             .count(),
-        6
+        7
     );
     for kind in catalog.resources() {
         let variables = kind.template.split('{').skip(1);

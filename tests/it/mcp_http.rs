@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::http::{Answer, HttpServer};
 use crate::support::mcp::{modern, tool};
 
-const TOOLS: [&str; 36] = [
+const TOOLS: [&str; 37] = [
     "task_dispatch",
     "task_run",
     "task_get",
@@ -43,6 +43,7 @@ const TOOLS: [&str; 36] = [
     "resource_delete",
     "resource_read",
     "resource_write",
+    "resource_query",
 ];
 
 /// Asserts a JSON-RPC error and returns its message.
