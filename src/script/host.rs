@@ -26,7 +26,7 @@ const ANSWER: usize = 1 << 20;
 /// Between these stands the name of a secret.
 const MARKS: [char; 2] = ['\u{e000}', '\u{e001}'];
 /// Operations that scripts may call, none of which waits.
-const OPERATIONS: [&str; 13] = [
+const OPERATIONS: [&str; 14] = [
     "memory_search",
     "memory_get",
     "memory_list",
@@ -40,6 +40,7 @@ const OPERATIONS: [&str; 13] = [
     "resource_list",
     "resource_read",
     "resource_write",
+    "resource_query",
 ];
 
 /// Who answers what one run asks.

@@ -48,6 +48,7 @@
       read: (resource_id, path, options) => ask("resource_read", { ...options, resource_id, path }),
       write: (resource_id, path, what) =>
         ask("resource_write", { ...(typeof what === "string" ? { text: what } : what), resource_id, path }),
+      query: (resource_id, sql, parameters, options) => ask("resource_query", { ...options, resource_id, sql, parameters }),
     }),
   });
 

@@ -103,6 +103,47 @@ async fn a_script_uses_the_resources_of_its_tenant_that_tools_may_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_asks_the_databases_that_tools_may_use() {
+    let server = Server::start();
+    for (id, permissions) in [
+        ("notes", &["read", "write", "deploy"][..]),
+        ("for-people", &["read", "write"]),
+    ] {
+        let database = json!({"resource_id": id, "type": "database", "uri": format!("file://tenant/{id}.db"),
+            "access_permissions": permissions});
+        server.call_as("acme", "resource_register", database).await;
+    }
+    let (ctx, scripts) = (server.ctx("acme"), Scripts::default());
+    let ask = async |with: Value| {
+        answer(&scripts, &ctx, TRY, json!({"what": "query", "with": with})).await
+    };
+    let change = json!({"write": true});
+    let made = ask(json!([
+        "notes",
+        "CREATE TABLE kept (text TEXT)",
+        [],
+        change
+    ]))
+    .await;
+    assert!(made.is_object(), "{made}");
+    let insert = "INSERT INTO kept VALUES ($1)";
+    let kept = ask(json!(["notes", insert, ["'); DROP TABLE kept"], change])).await;
+    assert_eq!(kept["changed"], 1, "{kept}");
+    let found = ask(json!(["notes", "SELECT text FROM kept", []])).await;
+    assert_eq!(found["rows"], json!([["'); DROP TABLE kept"]]), "{found}");
+    assert_eq!(
+        ask(json!(["for-people", "SELECT 1", []])).await,
+        "forbidden"
+    );
+    let (other, input) = (
+        server.ctx("globex"),
+        json!({"what": "query", "with": ["notes", "SELECT 1", []]}),
+    );
+    let elsewhere = answer(&scripts, &other, TRY, input).await;
+    assert_eq!(elsewhere, "unknown_resource");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deploy_is_granted_to_roles_and_agents_as_other_rights_are() {
     let server = with_folders(&["read", "executor:deploy", "agent:ada:deploy"]).await;
     let scripts = Scripts::default();
