@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::OwnedMutexGuard;
@@ -41,7 +41,7 @@ pub(super) struct Query {
     sql: String,
     /// What $1, $2 … stand for, in order; bytes are {"base64": "…"}
     #[serde(default)]
-    #[schemars(length(max = 500))]
+    #[schemars(length(max = 500), schema_with = "values")]
     parameters: Vec<Value>,
     /// Let the statement change rows or tables; it takes the right to write
     #[serde(default)]
@@ -58,6 +58,15 @@ pub(super) struct Query {
     agent_id: Option<AgentId>,
 }
 
+/// The schema of values of a database, which may be any. Hosts of MCP want an object for it.
+fn values(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "items": {"description": "A value, null too"}})
+}
+
+fn rows(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "items": values(generator)})
+}
+
 const fn hundred() -> usize {
     100
 }
@@ -72,6 +81,7 @@ pub(super) struct Queried {
     /// What each value of a row is
     columns: Vec<Column>,
     /// The rows, a value for each column: numbers beyond 2^53, times and the like as text, bytes as {"base64": "…"}
+    #[schemars(schema_with = "rows")]
     rows: Vec<Vec<Value>>,
     /// Whether there are more rows than the limit or 512 KiB let through
     #[serde(skip_serializing_if = "Option::is_none")]
