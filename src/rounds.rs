@@ -195,8 +195,7 @@ fn missing(ability: Ability) -> ErrorData {
     ErrorData::missing_required_client_capability(required.unwrap_or_default())
 }
 
-/// The answers of this round and the ones before, and what the rounds are called if this is not the first. Answers without
-/// the state that came with the questions are answers to nothing: what they would have to be told apart by is in there.
+/// The answers of this round and the ones before, and what the rounds are called if this is not the first.
 async fn known(
     ctx: &Ctx,
     request: &Request<'_>,
@@ -209,8 +208,8 @@ async fn known(
             ErrorData::invalid_params(message, None)
         })?;
         (known, rounds) = (carried.answers, Some(carried.rounds));
-        known.extend(request.responses.clone().unwrap_or_default());
     }
+    known.extend(request.responses.clone().unwrap_or_default());
     Ok((known, rounds))
 }
 
