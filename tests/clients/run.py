@@ -71,7 +71,7 @@ def upstreams(binary):
 
 def cases(binary, program, url, home):
     """Name, command and the protocol version that must be negotiated. `program` is the binary, listened to."""
-    stdio = [program, "stdio", "--data", str(home / "stdio")]
+    stdio = [program, "stdio", "--data", str(home / "stdio"), "--outbound-allow", "127.0.0.1/32"]
     followers = {
         "python-sdk": [os.environ["BATON_TEST_PYTHON"], HERE / "handles_python.py"],
         "typescript-v2": [os.environ["BATON_TEST_NODE"], HERE / "handles_typescript.mjs"],

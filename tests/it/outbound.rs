@@ -127,7 +127,7 @@ type Sent<'a> = Pin<Box<dyn Future<Output = Result<String, Error>> + Send + 'a>>
 type Leaves = fn(&Server, String) -> Sent<'_>;
 
 /// Every such path, and what it answers. A new one is one more entry.
-const PATHS: [(&str, Leaves); 5] = [
+const PATHS: [(&str, Leaves); 7] = [
     ("fetch", |server, url| {
         Box::pin(async move {
             let outside = server.app.system.outside();
@@ -150,11 +150,7 @@ const PATHS: [(&str, Leaves); 5] = [
         Box::pin(async move {
             let input = json!({"resource_id": "service", "type": "api_endpoint", "uri": url});
             let registered = server.try_call("resource_register", input).await;
-            // What can't be a service's URL is not even registered.
-            registered.map_err(|error| match error.code() {
-                "invalid_input" => Error::invalid("address_refused", error.message()),
-                _ => error,
-            })?;
+            registered.map_err(unfit)?;
             let read = json!({"resource_id": "service"});
             let read = server.try_call("resource_read", read).await?;
             Ok(read.to_string())
@@ -171,7 +167,41 @@ const PATHS: [(&str, Leaves); 5] = [
         })
     }),
     ("a script", |server, url| Box::pin(by_script(server, url))),
+    ("a bucket", |server, url| {
+        Box::pin(async move {
+            let bucket = json!({"resource_id": "bucket", "type": "file_storage", "uri": "s3://files",
+                "metadata": {"endpoint": url}});
+            let registered = server.try_call("resource_register", bucket).await;
+            registered.map_err(unfit)?;
+            let read = server.try_call("resource_read", json!({"resource_id": "bucket"}));
+            reached(read.await)
+        })
+    }),
+    ("another MCP server", |server, url| {
+        Box::pin(async move {
+            let tool = json!({"name": "far", "description": "Another server's",
+                "implementation": {"type": "upstream", "url": url}});
+            reached(server.try_call("tool_create", tool).await.map_err(unfit))
+        })
+    }),
 ];
+
+/// What can't be such a URL at all is refused before anybody looks where it leads.
+fn unfit(error: Error) -> Error {
+    match error.code() {
+        "invalid_input" => Error::invalid("address_refused", error.message()),
+        _ => error,
+    }
+}
+
+/// Whoever was reached spoke no such protocol.
+fn reached(answer: Result<serde_json::Value, Error>) -> Result<String, Error> {
+    match answer {
+        Err(error) if error.code() == "remote_error" => Ok("hello".into()),
+        Ok(answer) => Ok(answer.to_string()),
+        Err(error) => Err(error),
+    }
+}
 
 /// What a script finds at `url`, which it was granted, and where it is led from there.
 async fn by_script(server: &Server, mut url: String) -> Result<String, Error> {

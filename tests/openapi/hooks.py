@@ -23,6 +23,7 @@ NAMED = {
 UNSAID = {
     "limits_set": {"/scope": "some limits hold for the server alone", "/value": "some limits can't be none"},
     "memory_write": {"/expires_at": "a moment to come", "/task_id": "a task that is there", "/supersedes*": "an entry that is there"},
+    "resource_query": {"/sql": "one statement that the database takes", "/parameters*": "as many as it has places for", "/resource_id": "a database"},
     "resource_read": {"/path": "a path's parts are bounded each"},
     "resource_register": {"/uri": "a folder that is open, or a URL", "/metadata*": "of a service, how it is called"},
     "resource_write": {"": "one of text, blob and remove", "/path": "a path's parts are bounded each", "/blob": "base64"},
@@ -102,6 +103,12 @@ class Tenant:
         self.call("POST", f"resources/{name}/content", path="intro.md", text="Hello")
         return {"resource_id": name}
 
+    def database(self):
+        name = f"db-{next(numbers)}"
+        self.call("POST", "resources", resource_id=name, type="database", uri=f"file://tenant/{name}.db", access_permissions=["read", "write"])
+        self.call("POST", f"resources/{name}/query", sql="CREATE TABLE people (name TEXT, age INTEGER)", write=True)
+        return {"resource_id": name, "sql": "SELECT name FROM people", "parameters": []}
+
     def secret(self):
         self.call("POST", "secrets", name="github_token", value="ghp_example")
         return {"name": "github_token"}
@@ -122,6 +129,7 @@ class Tenant:
 NEEDS = {
     "key_revoke": Tenant.key, "key_rotate": Tenant.key,
     "memory_forget": Tenant.memory, "memory_get": Tenant.memory,
+    "resource_query": Tenant.database,
     "resource_delete": Tenant.resource, "resource_get": Tenant.resource, "resource_read": Tenant.resource, "resource_write": Tenant.resource,
     "secret_delete": Tenant.secret,
     "task_answer": Tenant.escalated, "task_cancel": Tenant.task, "task_end": Tenant.leased, "task_get": Tenant.task,
