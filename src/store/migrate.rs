@@ -24,8 +24,8 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (16, include_str!("../../migrations/0016_resources.sql")),
     (17, include_str!("../../migrations/0017_databases.sql")),
     (
-        19,
-        include_str!("../../migrations/0019_resource_writes.sql"),
+        18,
+        include_str!("../../migrations/0018_resource_writes.sql"),
     ),
 ];
 
