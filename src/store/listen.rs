@@ -69,6 +69,9 @@ pub(super) fn start(
         .spawn(move || {
             runtime.block_on(async {
                 while let Err(error) = ear.listen(&mut commits).await {
+                    if commits.is_closed() {
+                        return;
+                    }
                     tracing::warn!(%error, "no wake-ups from other replicas for the moment");
                     sleep(PAUSE).await;
                 }

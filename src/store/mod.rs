@@ -81,6 +81,22 @@ enum Engine {
     Postgres(Cluster),
 }
 
+impl Shared {
+    /// Takes no more operations; the writers end behind those that wait.
+    fn end(&self) {
+        match &self.engine {
+            Engine::Sqlite(sqlite) => sqlite.queue.close(),
+            Engine::Postgres(cluster) => cluster.close(),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Store {
     /// Opens (or creates) the database, migrates it and starts the writers. On PostgreSQL, `clock` follows the database's.
     ///
@@ -281,10 +297,7 @@ impl Store {
 
     /// Lets waiting operations finish, then ends the writers. Later operations are answered `Unavailable`.
     pub fn close(&self) {
-        match &self.0.engine {
-            Engine::Sqlite(sqlite) => sqlite.queue.close(),
-            Engine::Postgres(cluster) => cluster.close(),
-        }
+        self.0.end();
         let threads = std::mem::take(
             &mut *self
                 .0

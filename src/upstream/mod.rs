@@ -107,12 +107,17 @@ impl Why {
 
     /// As [`Why::take`], when the other end has hung up: how a process has ended is known a moment later.
     async fn found(&self, is_process: bool) -> Option<Error> {
-        let known = self.take();
-        if known.is_some() || !is_process {
-            return known;
-        }
-        let _ = tokio::time::timeout(MOMENT, self.0.1.notified()).await;
-        self.take()
+        let heard = async {
+            loop {
+                if let Some(error) = self.take() {
+                    return error;
+                }
+                // It may tell of what was taken before: of the process of an earlier try.
+                self.0.1.notified().await;
+            }
+        };
+        let patience = if is_process { MOMENT } else { Duration::ZERO };
+        tokio::time::timeout(patience, heard).await.ok()
     }
 }
 
@@ -316,5 +321,26 @@ impl Upstreams {
     /// Lets go of all sessions.
     pub fn close(&self) {
         self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_an_earlier_try_left_is_not_taken_for_the_end_of_this_one() {
+        let why = Why::default();
+        why.set(Error::internal("the first"));
+        why.take();
+        let later = async {
+            tokio::task::yield_now().await;
+            why.set(Error::conflict("second", "the second"));
+        };
+        let (found, ()) = tokio::join!(why.found(true), later);
+        assert_eq!(found.map(|error| error.code()), Some("second"));
+        why.set(Error::internal("known"));
+        assert!(why.found(false).await.is_some());
+        assert!(why.found(false).await.is_none());
     }
 }

@@ -40,6 +40,19 @@ async fn count(store: &Store) -> i64 {
         .unwrap()
 }
 
+#[test]
+fn a_store_ends_though_its_database_is_gone() {
+    let home = Home::new();
+    let store = home.open();
+    home.ruin();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        store.close();
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
 #[tokio::test]
 async fn one_operations_failure_is_not_its_groups() {
     let home = Home::new();
