@@ -251,6 +251,7 @@ bench)
         step "what must not grow" 1800 python3 benches/scale.py "$binary" || true
         step "scripts beside others" 600 python3 benches/scripts.py "$binary" || true
         step "tools of tenants" 600 python3 benches/tools.py "$binary" || true
+        step "many memories" 1200 python3 benches/memory.py "$binary" || true
     fi
     ;;
 *)

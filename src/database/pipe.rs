@@ -18,6 +18,10 @@ use crate::error::{Error, Result};
 /// After how long an unanswered flight is given up, and the connection with it.
 const FLIGHT: Duration = Duration::from_secs(70);
 
+/// After how many uses of a statement the server plans it anew for the first time, and then whenever they are twice as
+/// many: what it planned while a table was empty reads all of it later, until statistics are gathered.
+const REPLAN: u64 = 16;
+
 /// A parameter: a value, or an array of them.
 #[derive(Debug, Clone)]
 pub(crate) enum Param {
@@ -94,10 +98,12 @@ impl Message {
 pub(crate) struct Pipe {
     runtime: Runtime,
     client: Client,
-    /// By where their texts lie, and how long they are.
-    statements: HashMap<(usize, usize), Statement>,
+    /// By where their texts lie, and how long they are; each with its uses.
+    statements: HashMap<(usize, usize), (Statement, u64)>,
     /// Messages for the next flight, each with the number of the operation that it belongs to.
     deferred: Vec<(usize, Message)>,
+    /// Whether a statement is used so much more often than when it was planned.
+    is_outgrown: bool,
     operation: usize,
     /// Where the messages of this operation begin in `deferred`.
     mark: usize,
@@ -135,6 +141,7 @@ impl Pipe {
             client,
             statements: HashMap::new(),
             deferred: Vec::new(),
+            is_outgrown: false,
             operation: 0,
             mark: 0,
             has_flown: false,
@@ -144,7 +151,17 @@ impl Pipe {
         })
     }
 
-    /// Begins anew: forgets what was not sent, and the fault. `text` (BEGIN, ROLLBACK) goes with the next flight.
+    /// Begins a transaction by `text`, which goes with the next flight, and forgets the one before.
+    pub(crate) fn begin(&mut self, text: &'static str) {
+        if std::mem::take(&mut self.is_outgrown) {
+            self.reset("DISCARD PLANS");
+            self.defer_text(text);
+        } else {
+            self.reset(text);
+        }
+    }
+
+    /// Gives a transaction up: forgets what was not sent, and the fault. `text` (ROLLBACK) goes with the next flight.
     pub(crate) fn reset(&mut self, text: &'static str) {
         self.deferred.clear();
         self.fault = None;
@@ -330,12 +347,14 @@ impl Pipe {
         expected: Option<u64>,
     ) -> Result<Message> {
         let place = (sql.as_ptr().addr(), sql.len());
-        let statement = if let Some(statement) = self.statements.get(&place) {
+        let statement = if let Some((statement, uses)) = self.statements.get_mut(&place) {
+            *uses += 1;
+            self.is_outgrown |= *uses >= REPLAN && uses.is_power_of_two();
             statement.clone()
         } else {
             let prepared = self.runtime.block_on(self.client.prepare(sql));
             let statement = prepared.map_err(|error| self.fail(error, self.operation))?;
-            self.statements.insert(place, statement.clone());
+            self.statements.insert(place, (statement.clone(), 1));
             statement
         };
         if statement.params().len() != values.len() {

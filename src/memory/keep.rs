@@ -101,8 +101,7 @@ pub(super) fn twin(
 ) -> Result<Option<Entry>> {
     let audience = entry.audience();
     let marks = shape.marks(&audience);
-    let mut found = store::marked(tx, &marks, scope.now(), CANDIDATES)?;
-    found.sort_by(|a, b| a.id.cmp(&b.id));
+    let found = store::marked(tx, &marks, scope.now(), CANDIDATES)?;
     let is_twin = |other: &Entry| {
         other.audience() == audience
             && (other.content == entry.content

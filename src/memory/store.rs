@@ -1,11 +1,13 @@
 //! SQL of memory.
 
+use std::collections::BTreeSet;
+
 use super::index::{Facts, Loaded};
 use super::{Entry, Kind, Reach};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, MemoryId, TaskId, TenantId};
-use crate::store::{Row, SystemTx, Tx, vals};
+use crate::store::{Row, SystemTx, Tx, Value, vals};
 
 macro_rules! columns {
     () => {
@@ -255,23 +257,29 @@ pub(super) fn unmark(tx: &mut Tx<'_>, marks: &[i64], id: &MemoryId) -> Result<()
     Ok(())
 }
 
-/// Entries that have one of `marks`, for each at most `limit`, the newest.
+/// Entries that have one of `marks`, for each at most `limit`, the newest; oldest first. Not one query: a planner that has no statistics
+/// yet reads all of the tenant's entries for each one that it looks for.
 pub(super) fn marked(tx: &mut Tx<'_>, marks: &[i64], now: Time, limit: u32) -> Result<Vec<Entry>> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        columns!(),
-        " FROM memory_marks k JOIN memories m ON m.tenant_id = k.tenant_id AND m.memory_id = k.memory_id
-          WHERE k.tenant_id = $1 AND k.mark = $2 AND m.superseded_by IS NULL",
-        is_there!(),
-        " ORDER BY k.memory_id DESC LIMIT $4"
-    );
-    let values: Vec<_> = marks
-        .iter()
-        .map(|mark| vals![tx.tenant(), *mark, now, limit])
-        .collect();
-    let queries: Vec<_> = values.iter().map(|values| (SQL, &values[..])).collect();
-    let rows = tx.query_all(&queries)?;
-    rows.into_iter().flatten().map(entry).collect()
+    const MARKED: &str = "SELECT memory_id FROM memory_marks WHERE tenant_id = $1 AND mark = $2
+         ORDER BY memory_id DESC LIMIT $3";
+    let tenant = tx.tenant().clone();
+    let values = marks.iter().map(|mark| vals![&tenant, *mark, limit]);
+    let rows = all(tx, MARKED, values)?;
+    let ids = rows.into_iter().map(|mut row| row.get(0));
+    let ids = ids.collect::<Result<BTreeSet<MemoryId>>>()?;
+    let values = ids.iter().map(|id| vals![&tenant, id, now]);
+    all(tx, FIND, values)?.into_iter().map(entry).collect()
+}
+
+/// The rows that one query answers with each of these values.
+fn all(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    values: impl Iterator<Item = [Value; 3]>,
+) -> Result<Vec<Row>> {
+    let values: Vec<_> = values.collect();
+    let queries: Vec<_> = values.iter().map(|values| (sql, &values[..])).collect();
+    Ok(tx.query_all(&queries)?.into_iter().flatten().collect())
 }
 
 /// Counts `by` more entries, and says how many the tenant has now.

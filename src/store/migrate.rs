@@ -70,7 +70,7 @@ pub(super) fn postgres(pipe: &mut Pipe) -> Result<usize> {
     if behind(version(pipe)?)?.is_empty() {
         return Ok(0);
     }
-    pipe.reset("BEGIN");
+    pipe.begin("BEGIN");
     let migrated = in_postgres(pipe);
     if migrated.is_err() && !pipe.is_lost() {
         pipe.reset("ROLLBACK");

@@ -255,7 +255,7 @@ impl Writer {
         let tenants: Vec<Value> = tenants(jobs).iter().map(Value::from).collect();
         for question in 0..QUESTIONS {
             let asked = self.line.pipe().and_then(|pipe| {
-                pipe.reset(dialect::BEGIN_FOR_ALL);
+                pipe.begin(dialect::BEGIN_FOR_ALL);
                 // The transaction has these locks for as long as it lives: behind them it has ended.
                 pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
                 let (rows, _) = pipe.fly(dialect::WITNESS, &witness)?;
@@ -356,10 +356,10 @@ fn write(
 fn begin(pipe: &mut Pipe, jobs: &[Box<dyn Job>]) -> Result<()> {
     let tenants = tenants(jobs);
     if let [only] = tenants.as_slice() {
-        pipe.reset("BEGIN");
+        pipe.begin("BEGIN");
         enter(pipe, Some(only))?;
     } else {
-        pipe.reset(dialect::BEGIN_FOR_ALL);
+        pipe.begin(dialect::BEGIN_FOR_ALL);
     }
     let tenants: Vec<Value> = tenants.iter().map(Value::from).collect();
     pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
@@ -426,7 +426,7 @@ fn read(line: &mut Line, jobs: Jobs) {
         for attempt in 0..TRIES {
             outcome = line.pipe().and_then(|pipe| {
                 if !is_begun {
-                    pipe.reset("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+                    pipe.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
                 }
                 enter(pipe, job.tenant())
             });

@@ -319,20 +319,21 @@ pub(crate) fn running(tx: &mut Tx<'_>) -> Result<u64> {
 }
 
 /// How many tasks `agent` holds, and the lanes with claimable tasks that are for it or for anybody. Each lane costs one
-/// look into the index, however many tasks wait in it.
+/// look into the index, however many tasks wait in it: a planner without statistics would read a whole lane for `min`.
 pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>)> {
     macro_rules! lanes {
         ($name:literal, $assigned_to:literal) => {
             concat!(
                 $name,
                 " (capabilities) AS (
-                     SELECT min(capabilities) FROM tasks WHERE tenant_id = $1 AND claimable = 1 AND assigned_to = ",
-                $assigned_to,
-                " UNION ALL
-                     SELECT (SELECT min(t.capabilities) FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
+                     SELECT (SELECT t.capabilities FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
                                  AND t.assigned_to = ",
                 $assigned_to,
-                " AND t.capabilities > lane.capabilities)
+                " ORDER BY t.capabilities LIMIT 1) UNION ALL
+                     SELECT (SELECT t.capabilities FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
+                                 AND t.assigned_to = ",
+                $assigned_to,
+                " AND t.capabilities > lane.capabilities ORDER BY t.capabilities LIMIT 1)
                      FROM ",
                 $name,
                 " AS lane WHERE lane.capabilities IS NOT NULL)"

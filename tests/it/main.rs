@@ -51,7 +51,6 @@ mod mcp_streams;
 mod mcp_wire;
 mod memory;
 mod memory_quality;
-mod memory_speed;
 mod outbound;
 mod places;
 mod questions;
