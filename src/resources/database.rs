@@ -16,7 +16,7 @@ use crate::allowance::Quota;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Kind as Fault, Result};
 use crate::events;
-use crate::folders;
+use crate::folders::{self, Named};
 use crate::id::{AgentId, ResourceId};
 use crate::op::Permission;
 use crate::queries::{self, Answer, Ask, Bounds, Column, Description, File, POOL, Postgres};
@@ -312,18 +312,41 @@ impl Queried {
     }
 }
 
-/// What is in a database: all of its tables, or the one that is named.
-pub(super) async fn read(ctx: &Ctx, entry: Entry, input: &Read) -> Result<Contents> {
+/// What is in a database.
+async fn describe(ctx: &Ctx, entry: Entry) -> Result<Description> {
     let opened = entry.clone();
     let password = ctx
         .read(move |scope, tx| open_password(scope, tx, &opened))
         .await?;
     let (found, tenant, asker) = ((entry, password), ctx.tenant(), ctx.system().queries());
-    let id = found.0.id.as_str();
-    let mut whole: Description = match place(ctx, &found, None).await? {
-        Place::Server(to) => asker.describe_postgres(tenant, id, &to).await?,
-        Place::File(file, _) => asker.describe_sqlite(tenant, &file).await?,
-    };
+    match place(ctx, &found, None).await? {
+        Place::Server(to) => {
+            let id = found.0.id.as_str();
+            asker.describe_postgres(tenant, id, &to).await
+        }
+        Place::File(file, _) => asker.describe_sqlite(tenant, &file).await,
+    }
+}
+
+/// At most so many tables whose names begin as typed; none when the database can't be asked.
+pub(super) async fn names(ctx: &Ctx, entry: Entry, begin: &str, most: usize) -> Result<Vec<Named>> {
+    let tables = describe(ctx, entry).await.unwrap_or_default().tables;
+    let named = tables.into_iter().map(|table| Named {
+        name: table.name,
+        is_folder: false,
+        bytes: 0,
+        modified_at: None,
+    });
+    Ok(named
+        .filter(|table| table.name.starts_with(begin))
+        .take(most)
+        .collect())
+}
+
+/// What is in a database: all of its tables, or the one that is named.
+pub(super) async fn read(ctx: &Ctx, entry: Entry, input: &Read) -> Result<Contents> {
+    let id = entry.id.clone();
+    let mut whole = describe(ctx, entry).await?;
     let path = input.path.trim_end_matches('/');
     if !path.is_empty() {
         whole.tables.retain(|table| table.name == path);
@@ -341,7 +364,7 @@ pub(super) async fn read(ctx: &Ctx, entry: Entry, input: &Read) -> Result<Conten
     let entries = path.is_empty().then(|| entries.collect());
     let text = serde_json::to_vec(&whole).map_err(Error::internal)?;
     Ok(Contents {
-        resource_uri: uri_of(id, path),
+        resource_uri: uri_of(id.as_str(), path),
         entries,
         ..Contents::part(text, input, (whole.has_more, "application/json"))
     })

@@ -314,15 +314,14 @@ pub(super) async fn names(
     let look = ctx.read(move |scope, tx| find(scope, tx, (&id, None), Right::Read));
     let found = async {
         let entry = look.await?;
-        let (folder, begin) = match typed.begin.rsplit_once('/') {
-            Some((folder, begin)) => (folder, begin),
-            None => ("", typed.begin.as_str()),
-        };
+        let whole = ("", typed.begin.as_str());
+        let (folder, begin) = typed.begin.rsplit_once('/').unwrap_or(whole);
         let most = usize::try_from(typed.most).unwrap_or(usize::MAX);
         let named = match entry.kind {
             Kind::FileStorage => {
                 files::names(ctx, &entry, (folder, begin, most), &held.stores).await?
             }
+            Kind::Database if folder.is_empty() => database::names(ctx, entry, begin, most).await?,
             Kind::ApiEndpoint | Kind::Database => Vec::new(),
         };
         Ok::<_, Error>((folder, named))

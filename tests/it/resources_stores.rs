@@ -16,6 +16,7 @@ use baton::reach::{Names, Reach};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::databases::shop;
 use crate::support::Server;
 use crate::support::client::{Client, Way};
 use crate::support::http::HttpServer;
@@ -385,6 +386,19 @@ async fn paths_are_completed_as_they_are_typed() {
                 assert_eq!(written.status, 200, "{}", written.text);
             }
         }
+        server.post("/api/v1/resources", &shop()).await;
+        for sql in [
+            "CREATE TABLE orders (a)",
+            "CREATE VIEW offers AS SELECT a FROM orders",
+            "CREATE TABLE people (b)",
+        ] {
+            let made = json!({"sql": sql, "write": true});
+            let made = server.post("/api/v1/resources/shop/query", &made).await;
+            assert_eq!(made.status, 200, "{}", made.text);
+        }
+        let missing = json!({"resource_id": "missing", "type": "database", "uri": "file://tenant/missing.db",
+            "access_permissions": ["read"]});
+        server.post("/api/v1/resources", &missing).await;
         let mut client = Client::open(&server, way).await;
         let reference =
             json!({"type": "ref/resource", "uri": "baton://resources/{resource_id}/{+path}"});
@@ -415,6 +429,10 @@ async fn paths_are_completed_as_they_are_typed() {
                 json!(["guides/start.md", "guides/stop.md"]),
             ),
             ("box", "../i", json!([])),
+            ("shop", "", json!(["offers", "orders", "people"])),
+            ("shop", "o", json!(["offers", "orders"])),
+            ("shop", "o/", json!([])),
+            ("missing", "", json!([])),
         ] {
             let asked = json!({"ref": reference, "argument": {"name": "path", "value": typed},
                 "context": {"arguments": {"resource_id": id}}});
