@@ -27,6 +27,7 @@ mod databases;
 mod databases_apart;
 mod databases_hostile;
 mod databases_postgres;
+mod databases_tls;
 mod handles;
 mod handles_heard;
 mod handles_kept;

@@ -59,8 +59,18 @@ impl Authority {
 
     /// A new pair, the certificate valid until the end of a year.
     pub(crate) fn sign_until(&self, year: i32) -> Shown {
+        self.signed(&NAMES, year)
+    }
+
+    /// A new pair for a server of this name or address alone.
+    pub(crate) fn sign_for(&self, name: &str) -> Shown {
+        self.signed(&[name], 2999)
+    }
+
+    fn signed(&self, names: &[&str], year: i32) -> Shown {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(NAMES.map(str::to_owned)).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_after = rcgen::date_time_ymd(year, 12, 31);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Shown {

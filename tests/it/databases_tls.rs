@@ -1,0 +1,130 @@
+//! PostgreSQL databases of tenants over TLS, when the tests have a server: in front of it stands one that speaks TLS as
+//! PostgreSQL does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use baton::config::Config;
+use baton::reach::Reach;
+use rustls::ServerConfig;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::home::Home;
+use crate::support::tls::{Authority, Shown};
+use crate::support::{Server, config};
+
+/// What a client asks first, if it wants TLS (PostgreSQL's documentation, 54.7 Message Formats, `SSLRequest`).
+const REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// Serves what is at `to` over TLS alone; its address.
+async fn front(to: String, shown: &Shown, running: &mut JoinSet<()>) -> String {
+    let chain = CertificateDer::pem_slice_iter(shown.cert.as_bytes());
+    let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let config = config.with_no_client_auth().with_single_cert(chain, key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+    // The certificate is not for this address.
+    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    running.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (acceptor, to) = (acceptor.clone(), to.clone());
+            connections.spawn(async move {
+                let mut first = [0; 8];
+                stream.read_exact(&mut first).await.unwrap();
+                if first != REQUEST {
+                    return;
+                }
+                stream.write_all(b"S").await.unwrap();
+                // A client that does not trust it hangs up.
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let mut behind = TcpStream::connect(to).await.unwrap();
+                let _ = copy_bidirectional(&mut stream, &mut behind).await;
+            });
+        }
+    });
+    format!("127.0.0.2:{port}")
+}
+
+/// A server that may reach the test's, by the name that the certificate is for too, and trusts these besides the machine's.
+fn server(authorities: Option<PathBuf>) -> Server {
+    let home = Arc::new(Home::new());
+    let reach = Reach::new(vec![
+        "127.0.0.0/8".parse().unwrap(),
+        "localhost".parse().unwrap(),
+    ]);
+    let config = Config {
+        reach,
+        ca_cert: authorities,
+        ..config(&home)
+    };
+    Server::with(home, config)
+}
+
+/// What a tenant hears who registers the database and asks it.
+async fn ask(server: &Server, uri: &str) -> Result<Value, String> {
+    let database = json!({"resource_id": "shop", "type": "database", "uri": uri});
+    let asked = json!({"resource_id": "shop", "sql": "SELECT 6 * 7"});
+    server.call("resource_register", database).await;
+    let answer = server.try_call("resource_query", asked).await;
+    let delete = json!({"resource_id": "shop"});
+    server.call("resource_delete", delete).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    Ok(answer["rows"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_databases_are_checked_where_it_is_asked_for() {
+    let home = Home::new();
+    let Some(uri) = home.database() else { return };
+    let (user, place) = uri.split_once("://").unwrap().1.split_once('@').unwrap();
+    let (host, name) = place.split_once('/').unwrap();
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("authority.pem");
+    std::fs::write(&file, authority.pem()).unwrap();
+    let mut running = JoinSet::new();
+    let other = front(host.to_owned(), &authority.sign(), &mut running).await;
+    let named = authority.sign_for("127.0.0.2");
+    let named = front(host.to_owned(), &named, &mut running).await;
+    let (trusting, stranger) = (server(Some(file)), server(None));
+    let at =
+        |place: &str, mode: &str| format!("postgres://{user}:s3cret@{place}/{name}?sslmode={mode}");
+    for (server, uri, works) in [
+        (&trusting, at(&named, "verify-full"), true),
+        (&trusting, at(&named, "verify-ca"), true),
+        (&trusting, at(&named, "require"), true),
+        (&trusting, at(&named, "prefer"), true),
+        (&trusting, at(&named, "disable"), false),
+        // The certificate of somebody else.
+        (&trusting, at(&other, "verify-full"), false),
+        (&trusting, at(&other, "require"), true),
+        // Nobody whom this server trusts has signed it.
+        (&stranger, at(&named, "verify-full"), false),
+        (&stranger, at(&named, "require"), true),
+        // No TLS there.
+        (&trusting, at(host, "verify-full"), false),
+        (&trusting, at(host, "require"), false),
+        (&trusting, at(host, "prefer"), true),
+    ] {
+        let answer = ask(server, &uri).await;
+        assert_eq!(answer.is_ok(), works, "{uri}: {answer:?}");
+        match answer {
+            Ok(rows) => assert_eq!(rows, json!([[42]]), "{uri}"),
+            Err(said) => assert!(!said.contains("s3cret"), "{said}"),
+        }
+    }
+}
