@@ -354,6 +354,23 @@ async fn what_is_no_store_or_no_secret_of_one_is_said_without_it() {
     );
 }
 
+/// A database with tables, and one that is not there yet.
+async fn add_databases(server: &HttpServer) {
+    server.post("/api/v1/resources", &shop()).await;
+    for sql in [
+        "CREATE TABLE orders (a)",
+        "CREATE VIEW offers AS SELECT a FROM orders",
+        "CREATE TABLE people (b)",
+    ] {
+        let made = json!({"sql": sql, "write": true});
+        let made = server.post("/api/v1/resources/shop/query", &made).await;
+        assert_eq!(made.status, 200, "{}", made.text);
+    }
+    let missing = json!({"resource_id": "missing", "type": "database", "uri": "file://tenant/missing.db",
+        "access_permissions": ["read"]});
+    server.post("/api/v1/resources", &missing).await;
+}
+
 #[tokio::test]
 async fn paths_are_completed_as_they_are_typed() {
     let mut running = JoinSet::new();
@@ -386,19 +403,7 @@ async fn paths_are_completed_as_they_are_typed() {
                 assert_eq!(written.status, 200, "{}", written.text);
             }
         }
-        server.post("/api/v1/resources", &shop()).await;
-        for sql in [
-            "CREATE TABLE orders (a)",
-            "CREATE VIEW offers AS SELECT a FROM orders",
-            "CREATE TABLE people (b)",
-        ] {
-            let made = json!({"sql": sql, "write": true});
-            let made = server.post("/api/v1/resources/shop/query", &made).await;
-            assert_eq!(made.status, 200, "{}", made.text);
-        }
-        let missing = json!({"resource_id": "missing", "type": "database", "uri": "file://tenant/missing.db",
-            "access_permissions": ["read"]});
-        server.post("/api/v1/resources", &missing).await;
+        add_databases(&server).await;
         let mut client = Client::open(&server, way).await;
         let reference =
             json!({"type": "ref/resource", "uri": "baton://resources/{resource_id}/{+path}"});
