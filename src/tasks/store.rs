@@ -144,6 +144,8 @@ impl Columns {
 }
 
 /// Writes how it goes. `was` is what the decision was made on; columns that stay as they are cost their indexes nothing.
+/// A state that is compared by `IS TRUE` leads to no index: a planner without statistics would take that of states, and read
+/// all of the tenant's tasks that are in this one.
 pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
     let is = Columns::of(task);
     let mut values = vals![
@@ -165,20 +167,20 @@ pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Re
     };
     let (sql, count) = if is == *was {
         (
-            "UPDATE tasks SET updated_at = $4, run = $5 WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+            "UPDATE tasks SET updated_at = $4, run = $5 WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
             5,
         )
     } else if is == moved {
         (
             "UPDATE tasks SET updated_at = $4, run = $5, state = $6
-             WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+             WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
             6,
         )
     } else {
         (
             "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
                  wake_at = $10
-             WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+             WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
             10,
         )
     };
@@ -192,7 +194,7 @@ pub(crate) fn save_end(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -
     tx.put(
         "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
              wake_at = $10, result = $11, report = $12
-         WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+         WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
         vals![
             tx.tenant(),
             &task.id,
@@ -232,7 +234,7 @@ pub(crate) fn dependents(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
     let rows = tx.query(
         "SELECT d.task_id FROM task_dependencies d
          JOIN tasks t ON t.tenant_id = d.tenant_id AND t.task_id = d.task_id
-         WHERE d.tenant_id = $1 AND d.depends_on = $2 AND t.state = 'blocked' ORDER BY d.task_id",
+         WHERE d.tenant_id = $1 AND d.depends_on = $2 AND (t.state = 'blocked') IS TRUE ORDER BY d.task_id",
         &vals![tx.tenant(), id],
     )?;
     rows.into_iter().map(|mut row| row.get(0)).collect()
