@@ -257,8 +257,8 @@ pub(super) fn unmark(tx: &mut Tx<'_>, marks: &[i64], id: &MemoryId) -> Result<()
     Ok(())
 }
 
-/// Entries that have one of `marks`, for each at most `limit`, the newest; oldest first. Not one query: a planner that has no statistics
-/// yet reads all of the tenant's entries for each one that it looks for.
+/// Entries that have one of `marks`, for each at most `limit`, the newest; oldest first. Not one query: a planner that has no
+/// statistics yet reads all of the tenant's entries for each one that it looks for.
 pub(super) fn marked(tx: &mut Tx<'_>, marks: &[i64], now: Time, limit: u32) -> Result<Vec<Entry>> {
     const MARKED: &str = "SELECT memory_id FROM memory_marks WHERE tenant_id = $1 AND mark = $2
          ORDER BY memory_id DESC LIMIT $3";

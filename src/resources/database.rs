@@ -9,13 +9,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::access::Right;
 use super::files::{self, Turns};
-use super::reading::{Contents, Held, Listed, Read, WRITTEN};
+use super::reading::{self, Contents, Held, Listed, Read};
 use super::register::uri_of;
 use super::{Entry, Kind, find};
 use crate::allowance::Quota;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Kind as Fault, Result};
-use crate::events;
 use crate::folders::{self, Named};
 use crate::id::{AgentId, ResourceId};
 use crate::op::Permission;
@@ -277,28 +276,25 @@ pub(super) async fn query(ctx: Ctx, input: Query, held: Arc<Held>) -> Result<Que
             millis: input.timeout_seconds * 1_000,
         },
     };
-    let answer = match place(&ctx, &found, writes.then_some(&held.turns)).await? {
-        Place::Server(to) => {
-            ctx.system()
-                .queries()
-                .postgres(ctx.tenant(), id.as_str(), &to, &ask)
-                .await
-        }
-        Place::File(file, _turn) => {
-            ctx.system()
-                .queries()
-                .sqlite(ctx.tenant(), &file, &ask)
-                .await
-        }
-    }?;
-    if let (true, Some(changed)) = (writes, answer.changed) {
-        let told = move |scope: &Scope, tx: &mut Tx<'_>| {
-            let data = json!({"path": "", "changed": changed});
-            events::append(scope, tx, WRITTEN, id.as_str(), &data).map(drop)
-        };
-        ctx.write(told).await?;
+    let place = place(&ctx, &found, writes.then_some(&held.turns)).await?;
+    if !writes {
+        return asked(&ctx, &id, &place, &ask).await.map(Queried::of);
     }
-    Ok(Queried::of(answer))
+    let begun = held.begun(&ctx, &found.0, String::new()).await;
+    reading::begin(&ctx, &begun).await?;
+    let answer = asked(&ctx, &id, &place, &ask).await;
+    let changed = answer.as_ref().ok().and_then(|answer| answer.changed);
+    let told = changed.map(|changed| json!({"path": "", "changed": changed}));
+    reading::end(&ctx, &begun, told).await?;
+    answer.map(Queried::of)
+}
+
+async fn asked(ctx: &Ctx, id: &ResourceId, place: &Place, ask: &Ask) -> Result<Answer> {
+    let (queries, tenant) = (ctx.system().queries(), ctx.tenant());
+    match place {
+        Place::Server(to) => queries.postgres(tenant, id.as_str(), to, ask).await,
+        Place::File(file, _turn) => queries.sqlite(tenant, file, ask).await,
+    }
 }
 
 impl Queried {

@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::config::Folders;
 use crate::error::{Error, Result};
-use crate::folders::Place;
 pub(super) use crate::folders::parts;
+use crate::folders::{Named, Place};
 use crate::id::TenantId;
 
 /// The host that stands for the tenant's own folder.
@@ -120,6 +120,13 @@ pub(super) fn encoded(path: &str) -> String {
         }
     }
     text
+}
+
+/// The path in its resource of what is named in a folder; a folder's ends in `/`.
+pub(super) fn path_of(folder: &str, named: &Named) -> String {
+    let above = if folder.is_empty() { "" } else { "/" };
+    let end = if named.is_folder { "/" } else { "" };
+    format!("{folder}{above}{}{end}", named.name)
 }
 
 #[cfg(test)]

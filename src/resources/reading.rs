@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -19,7 +19,7 @@ use crate::buckets::{self, Stores};
 use crate::clock::Time;
 use crate::ctx::{Ctx, System};
 use crate::error::{Error, Kind as Fault, Result};
-use crate::folders::{self, Change, Found, Named};
+use crate::folders::{self, Change, Found};
 use crate::id::{AgentId, ResourceId, SecretName};
 use crate::op::Typed;
 use crate::secret::Secret;
@@ -213,6 +213,22 @@ impl Held {
         let name = async || files::data_folder(system).await.0;
         self.place.get_or_init(name).await.clone()
     }
+
+    /// A write of this process to what is elsewhere, as it stands when it begins.
+    pub(super) async fn begun(&self, ctx: &Ctx, entry: &Entry, path: String) -> Begun {
+        Begun {
+            id: format!("{:032x}", ctx.system().random().u128()),
+            resource: entry.id.clone(),
+            uri: entry.uri.clone(),
+            path,
+            bytes: None,
+            fresh: None,
+            mark: None,
+            place: self.place(ctx.system()).await,
+            actor: ctx.actor().to_owned(),
+            due_at: ctx.clock().steady() + ANSWERED,
+        }
+    }
 }
 
 /// Refuses what can't be a resource.
@@ -272,7 +288,7 @@ async fn read_file(ctx: &Ctx, entry: &Entry, input: Read, stores: &Stores) -> Re
     Ok(match found {
         Found::Folder(named, has_more) => {
             let entries = named.into_iter().map(|named| Listed {
-                path: path_of(path, &named),
+                path: places::path_of(path, &named),
                 bytes: (!named.is_folder).then_some(named.bytes),
                 modified_at: named.modified_at,
             });
@@ -329,20 +345,13 @@ pub(super) async fn names(
     match found.await {
         Ok((folder, named)) => {
             let named = named.into_iter();
-            Ok(named.map(|named| path_of(folder, &named)).collect())
+            Ok(named.map(|named| places::path_of(folder, &named)).collect())
         }
         Err(error) => match error.kind() {
             Fault::NotFound | Fault::Forbidden | Fault::Invalid => Ok(Vec::new()),
             _ => Err(error),
         },
     }
-}
-
-/// The path in its resource of what is named in a folder; a folder's ends in `/`.
-fn path_of(folder: &str, named: &Named) -> String {
-    let above = if folder.is_empty() { "" } else { "/" };
-    let end = if named.is_folder { "/" } else { "" };
-    format!("{folder}{above}{}{end}", named.name)
 }
 
 /// Bytes as text, if they are one, or else in base64; and how many of them are shown. A character that is cut off belongs to
@@ -383,29 +392,21 @@ pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Wri
         Change::Remove => None,
     };
     let path = input.path.trim_end_matches('/').to_owned();
-    let fresh = format!("{:032x}", ctx.system().random().u128());
-    let is_folder = entry.kind == Kind::FileStorage && !buckets::is_store(&entry.uri);
-    let mut begun = Begun {
-        id: fresh.clone(),
-        resource: entry.id.clone(),
-        uri: entry.uri.clone(),
-        path: path.clone(),
-        bytes: bytes.and_then(|bytes| i64::try_from(bytes).ok()),
-        fresh: (is_folder && bytes.is_some()).then(|| fresh.clone()),
-        mark: None,
-        place: held.place(ctx.system()).await,
-        actor: ctx.actor().to_owned(),
-        due_at: ctx.clock().steady() + if is_folder { SETTLED } else { ANSWERED },
-    };
+    let mut begun = held.begun(&ctx, &entry, path.clone()).await;
+    begun.bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok());
+    if entry.kind == Kind::FileStorage && !buckets::is_store(&entry.uri) {
+        begun.fresh = bytes.is_some().then(|| begun.id.clone());
+        begun.due_at = ctx.clock().steady() + SETTLED;
+    }
     let place = (input.path.as_str(), places::mime_type(&input.path), change);
     match entry.kind {
         Kind::FileStorage => {
-            let own = ((&held.stores, &held.turns), fresh.as_str());
+            let own = ((&held.stores, &held.turns), begun.id.as_str());
             let ready = files::prepare(&ctx, &entry, place, own).await?;
             begun.mark = ready.mark();
             begin(&ctx, &begun).await?;
             let (done, rest) = ready.happen().await;
-            end(&ctx, begun, done.is_ok().then_some(true)).await?;
+            end(&ctx, &begun, done.is_ok().then(|| begun.told())).await?;
             if let Some(rest) = rest {
                 // Not before nobody asks any more whether it is there.
                 files::blocking(move || {
@@ -419,7 +420,7 @@ pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Wri
         Kind::ApiEndpoint => {
             begin(&ctx, &begun).await?;
             let done = endpoint::write(&ctx, &entry, place).await;
-            end(&ctx, begun, done.is_ok().then_some(true)).await?;
+            end(&ctx, &begun, done.is_ok().then(|| begun.told())).await?;
             done?;
         }
         Kind::Database => {
@@ -433,30 +434,24 @@ pub(super) async fn write(ctx: Ctx, input: Write, held: Arc<Held>) -> Result<Wri
     })
 }
 
-async fn begin(ctx: &Ctx, begun: &Begun) -> Result<()> {
+/// Notes that a write begins.
+pub(super) async fn begin(ctx: &Ctx, begun: &Begun) -> Result<()> {
     let begun = begun.clone();
     ctx.write(move |_, tx| store::begin_write(tx, &begun)).await
 }
 
-/// Ends a write, and tells of it if it happened for certain or perhaps.
-async fn end(ctx: &Ctx, begun: Begun, happened: Option<bool>) -> Result<()> {
+/// Ends a write, and tells of it if it happened.
+pub(super) async fn end(ctx: &Ctx, begun: &Begun, told: Option<Value>) -> Result<()> {
+    let begun = begun.clone();
     let end = ctx.write(move |scope, tx| {
         let is_open = store::end_write(tx, &begun.id)?;
         // Of a file that has its name somebody else has told, if he has ended this.
-        if !is_open && begun.fresh.is_some() {
-            return Ok(());
-        }
-        let Some(is_certain) = happened else {
+        let is_told = !is_open && begun.fresh.is_some();
+        let Some(told) = told.as_ref().filter(|_| !is_told) else {
             return Ok(());
         };
-        let mut data =
-            json!({"path": begun.path, "bytes": begun.bytes, "removed": begun.bytes.is_none()});
-        if !is_certain {
-            data["uncertain"] = true.into();
-        }
         let about = (WRITTEN, begun.resource.as_str());
-        let mark = begun.mark.as_deref();
-        files::tell(scope, tx, about, (&begun.path, mark), &data)
+        files::tell(scope, tx, about, (&begun.path, begun.mark.as_deref()), told)
     });
     end.await
 }
@@ -485,13 +480,16 @@ pub async fn tick(system: &System) -> Result<usize> {
             continue;
         }
         let ctx = system.ctx(tenant, &begun.actor);
-        let is_folder = begun.uri.starts_with("file:");
+        // A database may be a file, and what happened in it does not show.
+        let is_folder = begun.uri.starts_with("file:") && !begun.path.is_empty();
+        let mut told = begun.told();
         let happened = if is_ours && is_folder {
-            files::has_happened(&ctx, &begun).await?.then_some(true)
+            files::has_happened(&ctx, &begun).await?
         } else {
-            Some(false)
+            told["uncertain"] = true.into();
+            true
         };
-        end(&ctx, begun, happened).await?;
+        end(&ctx, &begun, happened.then_some(told)).await?;
         count += 1;
     }
     Ok(count)

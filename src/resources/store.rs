@@ -1,5 +1,7 @@
 //! SQL of registrations.
 
+use serde_json::{Value, json};
+
 use super::{Entry, Kind};
 use crate::clock::Time;
 use crate::error::{Error, Result};
@@ -97,6 +99,7 @@ pub(super) struct Begun {
     pub(super) id: String,
     pub(super) resource: ResourceId,
     pub(super) uri: String,
+    /// Empty for a database.
     pub(super) path: String,
     /// Of what is written; none of what is removed.
     pub(super) bytes: Option<i64>,
@@ -109,6 +112,16 @@ pub(super) struct Begun {
     pub(super) actor: String,
     /// When its process must be gone.
     pub(super) due_at: Time,
+}
+
+impl Begun {
+    /// What an event says of it.
+    pub(super) fn told(&self) -> Value {
+        if self.path.is_empty() {
+            return json!({"path": ""});
+        }
+        json!({"path": self.path, "bytes": self.bytes, "removed": self.bytes.is_none()})
+    }
 }
 
 pub(super) fn begin_write(tx: &mut Tx<'_>, begun: &Begun) -> Result<()> {

@@ -2,10 +2,11 @@
 //! take.
 
 use std::fs;
+use std::pin::pin;
+use std::sync::Arc;
 
 use baton::principal::{Grant, Principal, Role, Shown, Tenants};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 use crate::support::Server;
 use crate::support::http::HttpServer;
@@ -408,6 +409,30 @@ async fn who_may_only_read_changes_nothing() {
     server.call("resource_register", folder).await;
     let folder = json!({"resource_id": "notes", "sql": "SELECT 1"});
     assert_eq!(server.code("resource_query", folder).await, "invalid_input");
+}
+
+#[tokio::test]
+async fn a_change_is_noted_before_it_happens() {
+    let server = with_shop().await;
+    let notes = async || {
+        tokio::task::yield_now().await;
+        let count = server.app.system.store().survey(|tx| {
+            let mut rows = tx.query("SELECT count(*) FROM resource_writes", &[])?;
+            rows[0].get::<i64>(0)
+        });
+        count.await.unwrap()
+    };
+    let slow = "INSERT INTO orders (number) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)
+        SELECT max(i) FROM n";
+    let mut answer = pin!(server.call("resource_query", changing(slow)));
+    let mut seen = 0;
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer,
+            count = notes() => seen = seen.max(count),
+        }
+    };
+    assert_eq!((seen, notes().await), (1, 0), "{answer}");
 }
 
 #[tokio::test]

@@ -127,6 +127,7 @@ async fn a_write_whose_process_is_gone_is_told_if_it_happened() {
         ),
         ("w6", "s3://acme/notes", "perhaps.md", "1", "NULL", &place),
         ("w7", "file:///closed", "closed.md", "1", "'f7'", &place),
+        ("w8", "file://tenant/shop.db", "", "NULL", "NULL", &place),
     ] {
         server.home().execute(&format!(
             "INSERT INTO resource_writes (tenant_id, write_id, resource_id, uri, path, bytes, fresh, place, actor, due_at)
@@ -150,6 +151,12 @@ async fn a_write_whose_process_is_gone_is_told_if_it_happened() {
     }
     let perhaps = log.iter().find(|event| event.data["path"] == "perhaps.md");
     assert_eq!(perhaps.unwrap().data["uncertain"], true);
+    // Nor does what happened in a database show in its file.
+    let perhaps = log.iter().find(|event| event.data["path"] == "");
+    assert_eq!(
+        perhaps.unwrap().data,
+        json!({"path": "", "uncertain": true})
+    );
     // Nobody comes back for what another machine began: after a day it is told as what perhaps happened.
     assert_eq!(baton::resources::tick(&server.app.system).await.unwrap(), 0);
     server.clock.advance(Duration::from_hours(25));
