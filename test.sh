@@ -37,7 +37,7 @@ export BATON_TEST_NODE="$cache/npm/node_modules/.bin/node"
 
 passed=0 failed=0 skipped=""
 log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log"; kill $(jobs -p) 2>/dev/null || true' EXIT
 
 # step NAME LIMIT COMMAND…: a heading, the command under a time limit, how long it took. A failure is counted and the run goes on.
 # A command that counts its own cases ends in a line "N passed, N failed"; what it could not try it says in lines "skipped: …".
@@ -142,7 +142,7 @@ quick() {
 }
 
 release() {
-    step "release build" 1200 cargo build --release --locked || finish
+    step "release build" 1500 cargo build --release --locked || finish
 }
 
 # The official Rust SDK's client is a program of its own, in a workspace of its own.
@@ -180,20 +180,41 @@ torture() {
 # The seeds of the repository, then what libFuzzer makes of them, with the same randomness each time. Texts that broke something
 # stay in the cache.
 fuzz() {
-    local seconds="$1" found="$cache/fuzz" programs="$cache/fuzz/programs" target quickly=()
+    local seconds="$1" found="$cache/fuzz" programs="$cache/fuzz/programs" targets quickly=()
+    targets=(fuzz/targets/*.rs)
     mkdir -p "$found"
     step "cargo fmt, fuzz" 120 cargo fmt --manifest-path fuzz/Cargo.toml --check || true
     # For a short run what we depend on is not worth optimising.
     if ((seconds < 60)); then quickly=(--config 'profile.release.package."*".opt-level=0'); fi
     step "build the fuzz targets" 1800 bash -c 'fuzz/build.sh "${@:2}" >"$1"' - "$programs" "${quickly[@]}" || return 0
-    for target in fuzz/targets/*.rs; do
-        target="$(basename "$target" .rs)"
-        rm -rf "${found:?}/$target" && mkdir "$found/$target"
-        step "fuzz $target, $seconds s" "$((seconds + 120))" "$(cat "$programs")/$target" "$found/$target" "fuzz/corpus/$target" \
-            -seed=1 -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -max_len=4096 -dict=fuzz/words.dict \
-            -artifact_prefix="$found/$target-" -verbosity=0 -print_final_stats=1 || true
-    done
+    step "fuzz ${#targets[@]} targets, $seconds s each" "$((${#targets[@]} * (seconds + 120)))" \
+        bash -c 'fuzz_all "$@"' - "$seconds" "$(cat "$programs")" "$found" || true
 }
+
+# fuzz_all SECONDS PROGRAMS FOUND: as many targets at a time as there are processors.
+fuzz_all() {
+    local said
+    said="$(mktemp)"
+    printf '%s\n' fuzz/targets/*.rs | xargs -P "$(nproc)" -I{} bash -c 'fuzz_one "$@"' - {} "$@" | tee "$said"
+    echo "$(grep -c '^ok ' "$said") passed, $(grep -c '^FAILED ' "$said") failed"
+    ! grep -q '^FAILED ' "$said"
+}
+
+# fuzz_one FILE SECONDS PROGRAMS FOUND
+fuzz_one() {
+    local target status=0
+    target="$(basename "$1" .rs)"
+    rm -rf "${4:?}/$target" && mkdir "$4/$target"
+    timeout --kill-after=20 "$(($2 + 120))" "$3/$target" "$4/$target" "fuzz/corpus/$target" -seed=1 -max_total_time="$2" \
+        -timeout=20 -rss_limit_mb=4096 -max_len=4096 -dict=fuzz/words.dict -artifact_prefix="$4/$target-" -verbosity=0 \
+        -print_final_stats=1 >"$4/$target.log" 2>&1 || status=$?
+    if [[ "$status" == 0 ]]; then
+        echo "ok $target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$4/$target.log") runs"
+    else
+        printf '%s\nFAILED %s: exit code %s\n' "$(tail -n 60 "$4/$target.log")" "$target" "$status"
+    fi
+}
+export -f fuzz_all fuzz_one
 
 # The load generator and the yardstick are a workspace of their own.
 bench_code() {
@@ -207,7 +228,15 @@ client_code() {
     step "cargo clippy, rmcp client" 900 cargo clippy --manifest-path tests/clients/rmcp/Cargo.toml --locked -- -D warnings || true
 }
 
+# Begins beside the tests, with what those leave of processors and network, what later steps need. What fails here is tried
+# again there, and told.
+begin() {
+    nice -n 19 cargo build --release --locked --quiet >/dev/null 2>&1 &
+    (log="$(mktemp)" && need_deny && need_stores && rm "$log") >/dev/null 2>&1 &
+}
+
 everything() {
+    begin
     quick
     client_code
     on_postgres

@@ -168,10 +168,7 @@ impl Lite {
         for (index, number) in order.iter().enumerate() {
             let value = values
                 .get(number - 1)
-                .ok_or(rusqlite::Error::InvalidParameterCount(
-                    values.len(),
-                    order.len(),
-                ))?;
+                .ok_or_else(|| rusqlite::Error::InvalidParameterCount(values.len(), order.len()))?;
             statement.raw_bind_parameter(index + 1, value)?;
         }
         Ok(())

@@ -198,7 +198,8 @@ impl Plain {
 
     async fn call(self) -> Vec<u8> {
         let app = &self.shared.app;
-        let call = app.catalog.answer(self.ctx, self.tool, self.input);
+        // On the heap once, rather than copied from one future into the next.
+        let call = Box::pin(app.catalog.answer(self.ctx, self.tool, self.input));
         let outcome = caught(async {
             tokio::select! {
                 biased;

@@ -196,16 +196,17 @@ fn meta_tenant(meta: &RequestMetaObject) -> Option<&str> {
 /// Who calls, as the log shows it: what the client calls itself.
 pub(super) fn actor(client: Option<&Implementation>) -> String {
     let name = client.map_or("", |client| &client.name);
-    let name: String = name
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(64)
-        .collect();
-    if name.is_empty() {
-        "mcp".into()
+    let mut actor = String::with_capacity(68);
+    actor.push_str("mcp:");
+    if name.len() <= 64 && !name.contains(char::is_control) {
+        actor.push_str(name);
     } else {
-        format!("mcp:{name}")
+        actor.extend(name.chars().filter(|char| !char.is_control()).take(64));
     }
+    if actor == "mcp:" {
+        actor.pop();
+    }
+    actor
 }
 
 impl ServerHandler for Edge {

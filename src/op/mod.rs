@@ -168,7 +168,8 @@ impl Op {
         O: Serialize + JsonSchema + Send + 'static,
     {
         let op = Self::waiting(name, permission, move |ctx: Ctx, input: I| async move {
-            let order = order(&ctx.scope(), input)?;
+            // On the heap once, rather than copied from one future into the next.
+            let order = Box::new(order(&ctx.scope(), input)?);
             ctx.write(move |scope, tx| operation(scope, tx, &order))
                 .await
         });

@@ -137,8 +137,12 @@ pub(super) fn dispatch(scope: &Scope, tx: &mut Tx<'_>, order: &Order) -> Result<
     })
 }
 
-/// A timestamp that the client makes anew with each try does not make it another payload.
+/// What a repeated call is known by; empty for a task that its caller did not name, which no call repeats. A timestamp that
+/// the client makes anew with each try does not make it another payload.
 fn fingerprint_of(input: &Dispatch) -> Result<String> {
+    if input.task_id.is_none() {
+        return Ok(String::new());
+    }
     let orchestrator = input.orchestrator_info.as_ref();
     if orchestrator.is_none_or(|orchestrator| orchestrator.timestamp.is_none()) {
         return fingerprint(input);

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -400,6 +400,27 @@ fn log_of_writes(data: &Path) -> Result<File> {
     Ok(wal)
 }
 
+/// Statements that insert so many events, the greatest first. Of several at a time, each finds its place in the indexes beside
+/// the one before.
+static INSERTS: LazyLock<[(usize, String); 3]> = LazyLock::new(|| {
+    [8, 2, 1].map(|count| {
+        let rows: Vec<_> = (0..count).map(|row| numbers(row * 10)).collect();
+        let rows = rows.join(", ");
+        let insert = format!(
+            "INSERT OR FAIL INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash) VALUES {rows}"
+        );
+        (count, insert)
+    })
+});
+
+/// The ten parameters behind `before` others.
+fn numbers(before: usize) -> String {
+    let numbers: Vec<_> = (1..=10)
+        .map(|number| format!("${}", before + number))
+        .collect();
+    format!("({})", numbers.join(", "))
+}
+
 fn write_log(lite: &Lite, log: &mut Log) -> Result<()> {
     let mut heads = BTreeMap::new();
     for tenant in log.tenants() {
@@ -413,12 +434,13 @@ fn write_log(lite: &Lite, log: &mut Log) -> Result<()> {
         }
         heads.insert(tenant, head);
     }
-    for event in log.number(&mut heads) {
-        lite.execute(
-            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            &log::row(event),
-        )?;
+    let events: Vec<_> = log.number(&mut heads).into_iter().map(log::row).collect();
+    let mut rest = events.as_slice();
+    for (count, insert) in INSERTS.iter() {
+        while let Some((rows, others)) = rest.split_at_checked(*count) {
+            lite.execute(insert, rows.as_flattened())?;
+            rest = others;
+        }
     }
     for (tenant, head) in heads {
         lite.execute(

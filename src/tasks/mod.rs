@@ -305,7 +305,7 @@ pub struct Task {
     pub run: Run,
     pub result: Option<Value>,
     pub report: Option<Report>,
-    /// Tells whether a repeated dispatch is the same one.
+    /// Tells whether a repeated dispatch is the same one; empty where none can be.
     pub fingerprint: String,
     /// Whether others depend on it.
     pub is_awaited: bool,

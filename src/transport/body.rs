@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -45,6 +45,7 @@ pub(super) async fn check(request: Request, next: Next) -> Response {
 
 /// The whole body, if it is within the limit.
 pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, Refusal)> {
+    let announced = body.size_hint().exact();
     let mut chunks = body.into_data_stream();
     let arrival = async {
         let (mut bytes, mut seen) = (Vec::new(), 0);
@@ -53,8 +54,11 @@ pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, Refusal)> {
                 let message = format!("the body broke off: {error}");
                 (StatusCode::BAD_REQUEST, Refusal::parse(message))
             })?;
+            let is_all = announced == u64::try_from(chunk.len()).ok();
             seen += chunk.len();
-            if seen <= MAX_BYTES {
+            if is_all && seen <= MAX_BYTES {
+                return Ok(chunk);
+            } else if seen <= MAX_BYTES {
                 bytes.extend_from_slice(&chunk);
             } else if seen > DISCARDED {
                 break;

@@ -80,5 +80,6 @@ mod tools_shown;
 mod traces;
 mod upstreams;
 mod upstreams_hostile;
+mod upstreams_many;
 mod work_life;
 mod work_rest;
