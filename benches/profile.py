@@ -20,21 +20,21 @@ CALLS = {"task_dispatch": ("http", DISPATCH, 2_000), "task_get": ("http", GET, 2
 # What is told apart: a name for people, and the function that stands for it.
 PARTS = [
     ("connection, HTTP parsing and framing, all of the request's handling", "tokio::runtime::task::raw::poll"),
-    ("· guard of hosts and origins, and behind it", "baton::http::guard::caught::{{closure}}"),
+    ("· guard of hosts and origins, and behind it", "baton::http::guard::Guard::let_in::{{closure}}"),
     ("· reading the message", "baton::mcp::plain::Plain::read_within"),
-    ("· the call: checks, operation or its way to the writer, and back", "baton::catalog::Catalog::call::{{closure}}"),
-    ("· schema and bounds of the input", "baton::op::schema::check"),
-    ("· writing the answer", "baton::mcp::plain::Reply::write"),
+    ("· the call: checks, operation or its way to the writer, and back", "baton::catalog::Catalog::answer::{{closure}}"),
+    ("· schema and bounds of the input", "baton::op::schema::check_hiding"),
+    ("· writing the answer", "baton::mcp::plain::Plainly::write"),
     ("rmcp's service loop (calls that wait)", "rmcp::service::serve_inner::{{closure}}"),
-    ("the writer's groups", "baton::store::sqlite::Writer::commit"),
+    ("the writer's groups", "baton::store::sqlite::Writer::run_group"),
     ("· operations", "<baton::store::job::JobOf<T,F> as baton::store::job::Job>::run"),
     ("· hashes of the log", "baton::store::log::chain"),
-    ("· the same payload's fingerprint", "baton::tasks::fingerprint"),
+    ("what is written of a task, put into words", "baton::orchestrator::dispatch::order"),
     ("SQLite, on either side", "sqlite3_step"),
     ("· into tables and indexes", "sqlite3BtreeInsert"),
     ("· the log of writes (WAL)", "pagerWalFrames"),
     ("parameters of statements", "baton::database::lite::Lite::bind"),
-    ("memory", "__rustc::__rust_alloc"),
+    ("copies in memory", "__memcpy_avx_unaligned_erms"),
 ]  # fmt: skip
 
 

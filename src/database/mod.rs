@@ -93,16 +93,9 @@ impl<'a> Db<'a> {
     }
 
     /// Changes exactly one row. It may travel with a later statement, so its failure may show there.
-    pub(crate) fn put(
-        &mut self,
-        sql: &'static str,
-        values: impl AsRef<[Value]> + Into<Vec<Value>>,
-    ) -> Result<()> {
+    pub(crate) fn put(&mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Result<()> {
         self.attempt(|backend| match backend {
-            Backend::Sqlite(lite) => match lite.execute(sql, values.as_ref())? {
-                1 => Ok(()),
-                rows => Err(not_one(rows)),
-            },
+            Backend::Sqlite(lite) => lite.defer(sql, values.into()),
             Backend::Postgres(pipe) => {
                 let values = values.into().into_iter().map(Param::One).collect();
                 pipe.defer(sql, values, Some(1))

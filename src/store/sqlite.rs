@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -96,7 +96,9 @@ impl Sqlite {
             None => Lite::reader(&self.path)?,
         };
         lite.run("BEGIN")?;
+        lite.begin_group();
         let answer = operation(Db::new(Backend::Sqlite(&lite)));
+        let answer = answer.and_then(|answer| lite.settle().map(|()| answer));
         // A reader has nothing to lose: whatever ended the transaction early, the connection is usable or dropped.
         if lite.run("COMMIT").is_ok() {
             self.idle().push(lite);
@@ -217,6 +219,7 @@ impl Writer {
     ) -> Result<Option<(Vec<TenantId>, usize)>> {
         let lite = &self.lite;
         lite.run("BEGIN IMMEDIATE")?;
+        lite.begin_group();
         let (mut log, mut count) = (Log::default(), 0);
         let enough = self.clock.steady() + (self.commit + self.flush.took()) * WORK;
         for job in jobs.iter_mut() {
@@ -228,7 +231,8 @@ impl Writer {
             if with_savepoints {
                 lite.run("SAVEPOINT operation")?;
             }
-            let (mark, changes) = (log.len(), lite.changes());
+            let mark = log.len();
+            lite.begin_operation();
             let succeeded = job.run(Db::new(Backend::Sqlite(lite)), Some(&mut log));
             if lite.is_autocommit() {
                 // A full disk or an I/O error rolls the whole transaction back by itself.
@@ -238,19 +242,25 @@ impl Writer {
                     Duration::from_secs(30),
                 ));
             }
+            if let Some(error) = lite.fault() {
+                return Err(error);
+            }
             if !succeeded {
                 log.truncate(mark);
+                let has_changed = lite.end_failed();
                 if with_savepoints {
                     lite.run("ROLLBACK TO operation")?;
-                } else if lite.changes() != changes {
+                } else if has_changed {
                     return Ok(None);
                 }
             }
             if with_savepoints {
+                lite.settle()?;
                 lite.run("RELEASE operation")?;
             }
         }
         let told = log.told();
+        lite.settle()?;
         write_log(lite, &mut log)?;
         let begun = self.clock.steady();
         lite.run("COMMIT")?;
@@ -400,27 +410,6 @@ fn log_of_writes(data: &Path) -> Result<File> {
     Ok(wal)
 }
 
-/// Statements that insert so many events, the greatest first. Of several at a time, each finds its place in the indexes beside
-/// the one before.
-static INSERTS: LazyLock<[(usize, String); 3]> = LazyLock::new(|| {
-    [8, 2, 1].map(|count| {
-        let rows: Vec<_> = (0..count).map(|row| numbers(row * 10)).collect();
-        let rows = rows.join(", ");
-        let insert = format!(
-            "INSERT OR FAIL INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash) VALUES {rows}"
-        );
-        (count, insert)
-    })
-});
-
-/// The ten parameters behind `before` others.
-fn numbers(before: usize) -> String {
-    let numbers: Vec<_> = (1..=10)
-        .map(|number| format!("${}", before + number))
-        .collect();
-    format!("({})", numbers.join(", "))
-}
-
 fn write_log(lite: &Lite, log: &mut Log) -> Result<()> {
     let mut heads = BTreeMap::new();
     for tenant in log.tenants() {
@@ -434,13 +423,12 @@ fn write_log(lite: &Lite, log: &mut Log) -> Result<()> {
         }
         heads.insert(tenant, head);
     }
-    let events: Vec<_> = log.number(&mut heads).into_iter().map(log::row).collect();
-    let mut rest = events.as_slice();
-    for (count, insert) in INSERTS.iter() {
-        while let Some((rows, others)) = rest.split_at_checked(*count) {
-            lite.execute(insert, rows.as_flattened())?;
-            rest = others;
-        }
+    for event in log.number(&mut heads) {
+        lite.defer(
+            "INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            log::row(event).into(),
+        )?;
     }
     for (tenant, head) in heads {
         lite.execute(

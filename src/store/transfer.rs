@@ -324,8 +324,9 @@ fn copy(table: &Table, source: &mut End, target: &mut End) -> Result<u64> {
         for row in rows {
             db.put(insert, row.into_values())?;
         }
-        if let End::Postgres(pipe) = target {
-            pipe.flush()?;
+        match target {
+            End::Sqlite(lite) => lite.settle()?,
+            End::Postgres(pipe) => drop(pipe.flush()?),
         }
         target.commit()?;
     }

@@ -39,11 +39,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// As [`Tx::execute`]; `Internal` when it changes another number of rows.
-    pub fn put(
-        &mut self,
-        sql: &'static str,
-        values: impl AsRef<[Value]> + Into<Vec<Value>>,
-    ) -> Result<()> {
+    pub fn put(&mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Result<()> {
         self.db.put(sql, values)
     }
 

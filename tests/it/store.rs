@@ -27,6 +27,14 @@ fn insert(tx: &mut Tx<'_>, id: &str) -> Result<u64> {
     )
 }
 
+/// As [`insert`], with whatever statement comes next.
+fn leave(tx: &mut Tx<'_>, id: &str) -> Result<()> {
+    tx.put(
+        "INSERT INTO task_dependencies (tenant_id, task_id, depends_on) VALUES ($1, $2, 'x')",
+        [tx.tenant().into(), id.into()],
+    )
+}
+
 async fn count(store: &Store) -> i64 {
     store
         .read(&tenant(), |tx| {
@@ -129,6 +137,43 @@ async fn one_operations_failure_is_not_its_groups() {
         (error.kind(), error.code()),
         (Kind::Unavailable, "store_closed")
     );
+}
+
+#[tokio::test]
+async fn changes_that_are_made_together_are_each_operations_own() {
+    let home = Home::new();
+    let store = home.open();
+    let name = tenant();
+    let calls = (0..100).map(|number| {
+        store.write(&name, move |tx| {
+            leave(tx, &number.to_string())?;
+            match number % 20 {
+                5 => Err(Error::conflict("refused", "after a change")),
+                // Sees what those before it left.
+                9 => {
+                    let of = "SELECT task_id FROM task_dependencies WHERE tenant_id = $1";
+                    let rows = tx.query(of, &[tx.tenant().into()])?;
+                    assert!(rows.len() > number / 2, "{}", rows.len());
+                    Ok(())
+                }
+                13 => panic!("on purpose"),
+                // The same key twice.
+                17 => leave(tx, &number.to_string()),
+                _ => Ok(()),
+            }
+        })
+    });
+    for (number, outcome) in join_all(calls).await.into_iter().enumerate() {
+        let kind = outcome.map_err(|error| error.kind());
+        let expected = match number % 20 {
+            5 | 17 => Err(Kind::Conflict),
+            13 => Err(Kind::Internal),
+            _ => Ok(()),
+        };
+        assert_eq!(kind, expected, "{number}");
+    }
+    assert_eq!(count(&store).await, 85);
+    store.close();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
