@@ -159,11 +159,12 @@ async fn take(server: &Server, model: &mut Model, step: &Step) -> Result<(), Tes
         Step::Pass { seconds } => {
             server.advance(Duration::from_secs(*seconds)).await;
             model.pass(*seconds);
-            // A retry that the reaper has just granted may be due within the same second.
+            // A retry that the reaper has just granted may be due within the same second. One that it grants now rests on.
+            let rested: Vec<bool> = model.tasks.iter().map(|known| known.resting).collect();
             server.advance(Duration::from_secs(3)).await;
             model.pass(3);
-            for known in &mut model.tasks {
-                known.resting = false;
+            for (known, has_rested) in model.tasks.iter_mut().zip(rested) {
+                known.resting &= !has_rested;
             }
         }
         _ => {}
@@ -372,6 +373,24 @@ async fn speak(
         prop_assert_eq!(server.state(&format!("t{task}")).await, before);
     }
     Ok(may)
+}
+
+/// The lease runs out in the seconds that let granted retries come due.
+#[tokio::test]
+async fn a_retry_that_is_granted_last_rests_on() {
+    let mut history = vec![
+        Step::Dispatch {
+            depends_on: Vec::new(),
+        },
+        Step::Claim { agent: 0 },
+    ];
+    history.extend([10, 10, 10, 1, 10, 1].map(|seconds| Step::Pass { seconds }));
+    history.extend([
+        Step::Claim { agent: 0 },
+        Step::Pass { seconds: 1 },
+        Step::Claim { agent: 0 },
+    ]);
+    play(history).await.unwrap();
 }
 
 #[test]
