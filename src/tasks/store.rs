@@ -43,6 +43,11 @@ fn json_opt(value: Option<&impl Serialize>) -> Result<Option<String>> {
     value.map(json).transpose()
 }
 
+/// What the database sorts by; the oldest comes first.
+fn age(task: &Task) -> (Time, &str) {
+    (task.created_at, task.id.as_str())
+}
+
 /// What a task asks of its executor, as the index of claimable tasks spells it.
 fn lane(task: &Task) -> String {
     task.spec
@@ -382,10 +387,10 @@ pub(crate) fn best(tx: &mut Tx<'_>, lanes: &[Lane], limit: u32) -> Result<Vec<Ta
             best.push(task(row)?);
         }
         best.sort_by(|one, other| {
-            let key = |task: &Task| (task.priority.rank(), task.created_at);
+            let key = |task: &Task| task.priority.rank();
             key(one)
                 .cmp(&key(other))
-                .then_with(|| one.id.as_str().cmp(other.id.as_str()))
+                .then_with(|| age(one).cmp(&age(other)))
         });
         best.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     }
@@ -429,6 +434,18 @@ pub(crate) fn list(
     let (key, id) = position.map_or((i64::MAX, ""), |position| {
         (position.key, position.id.as_str())
     });
+    let values = vals![
+        tx.tenant(),
+        key,
+        id,
+        filter.state.map(State::name),
+        filter.task_type,
+        filter.priority.map(Priority::rank),
+        filter.agent_id,
+        filter.project_id,
+        filter.parent,
+        limit,
+    ];
     // The condition that few tasks meet, as far as that can be told, finds the index.
     let sql = match filter {
         Filter {
@@ -441,27 +458,25 @@ pub(crate) fn list(
         Filter {
             agent_id: Some(_), ..
         } => list!(" AND agent_id = $7"),
-        Filter { state: Some(_), .. } => list!(" AND state = $4"),
-        _ => list!(""),
+        Filter { state: Some(_), .. } => list!(" AND state = $4 AND state <> ''"),
+        // No one index has both.
+        _ => {
+            let (waiting, others) = (
+                list!(" AND state = 'pending' AND state <> ''"),
+                list!(" AND state <> 'pending'"),
+            );
+            let rows = tx.query_all(&[(waiting, &values), (others, &values)])?;
+            let mut tasks = rows
+                .into_iter()
+                .flatten()
+                .map(task)
+                .collect::<Result<Vec<_>>>()?;
+            tasks.sort_by(|one, other| age(other).cmp(&age(one)));
+            tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            return Ok(tasks);
+        }
     };
-    tx.query(
-        sql,
-        &vals![
-            tx.tenant(),
-            key,
-            id,
-            filter.state.map(State::name),
-            filter.task_type,
-            filter.priority.map(Priority::rank),
-            filter.agent_id,
-            filter.project_id,
-            filter.parent,
-            limit,
-        ],
-    )?
-    .into_iter()
-    .map(task)
-    .collect()
+    tx.query(sql, &values)?.into_iter().map(task).collect()
 }
 
 /// At most `limit` ids of tasks that begin with `prefix`, in their order.

@@ -302,7 +302,7 @@ pub(super) fn running_tasks(tx: &mut Tx<'_>) -> Result<u64> {
 /// How many tasks this tenant has in each state.
 pub(super) fn tasks(tx: &mut Tx<'_>) -> Result<BTreeMap<String, u64>> {
     let rows = tx.query(
-        "SELECT state, count(*) FROM tasks WHERE tenant_id = $1 GROUP BY state",
+        "SELECT state, count(*) FROM tasks WHERE tenant_id = $1 AND state <> '' GROUP BY state",
         &vals![tx.tenant()],
     )?;
     rows.into_iter()
