@@ -75,11 +75,11 @@ class Bench:
                 return load(*words, "--pid", server.process.pid)
 
     def on_postgres(self, *what):
-        """The same with a PostgreSQL of its own on this machine, durable as in earnest."""
+        """The same with a PostgreSQL of its own on this machine, by its Unix socket, durable as in earnest."""
         with tempfile.TemporaryDirectory(prefix="baton-bench-") as place:
             server = cluster.Cluster(place)
             server.sql("ALTER ROLE baton CREATEDB")
-            os.environ["BATON_TEST_DATABASE"] = server.server
+            os.environ["BATON_TEST_DATABASE"] = server.socket
             try:
                 return self.http(*what)
             finally:

@@ -19,6 +19,8 @@ pub(super) trait Job: Send {
     fn tenant(&self) -> Option<&TenantId>;
     /// Runs the operation; the answer is kept for [`Job::finish`]. Says whether it succeeded.
     fn run(&mut self, db: Db<'_>, log: Option<&mut Log>) -> bool;
+    /// Runs the operation for what it asks of the database; its answer is not kept, nor what it appends to the log.
+    fn rehearse(&mut self, db: Db<'_>);
     /// Answers the caller: what the operation said if the commit succeeded, else the commit's error.
     fn finish(self: Box<Self>, commit: Result<()>);
     /// Whether the caller has gone.
@@ -62,6 +64,11 @@ where
         let succeeded = outcome.is_ok();
         self.outcome = Some(outcome);
         succeeded
+    }
+
+    fn rehearse(&mut self, db: Db<'_>) {
+        self.run(db, Some(&mut Log::default()));
+        self.outcome = None;
     }
 
     fn finish(mut self: Box<Self>, commit: Result<()>) {

@@ -28,6 +28,8 @@ const COMPARE: u32 = 30;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long commits are gathered behind a notification before the next one: each is a transaction for everybody who listens.
+const GATHER: Duration = Duration::from_millis(5);
 /// Bytes that PostgreSQL takes in a notification, with room to spare.
 const PAYLOAD: usize = 7_500;
 
@@ -111,19 +113,24 @@ impl Ear {
         // What was committed while nobody listened.
         self.hub.committed_elsewhere();
         let (mut look, mut looks) = (interval(LOOK), 0);
+        let mut gathering = Box::pin(sleep(Duration::ZERO));
         loop {
             tokio::select! {
                 payload = notifications.recv() => match payload {
                     Some(payload) => self.hear(&payload),
                     None => return Err(Error::internal("the connection ended")),
                 },
-                told = commits.recv() => {
+                told = async {
+                    gathering.as_mut().await;
+                    commits.recv().await
+                } => {
                     let Some(told) = told else { return Ok(()) };
                     let mut tenants: BTreeSet<TenantId> = told.into_iter().collect();
                     while let Ok(more) = commits.try_recv() {
                         tenants.extend(more);
                     }
                     self.notify(&line, tenants).await?;
+                    gathering.set(sleep(GATHER));
                 }
                 _ = look.tick() => {
                     if looks % COMPARE == 0 {

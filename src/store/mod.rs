@@ -126,7 +126,8 @@ impl Store {
         })))
     }
 
-    /// Runs `operation` for `tenant` in the next group and answers after its commit.
+    /// Runs `operation` for `tenant` in the next group and answers after its commit. It may be run several times, of which
+    /// the last one counts.
     ///
     /// # Errors
     /// What the operation answers, in which case nothing of it is in the database; `Unavailable` when too many wait,

@@ -3,7 +3,8 @@
 //! A writer commits in groups, as SQLite's does: it locks the group's tenants, runs the operations one after another,
 //! numbers their events and commits once. So whatever is written for a tenant is written by one transaction at a time,
 //! on any number of replicas, and operations need no locks of their own. An operation that fails after it changed
-//! something rolls its group back; the others are run again without it.
+//! something rolls its group back; the others are run again without it. Each is rehearsed up to its first question, so
+//! that those of all tenants are answered in one flight.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -314,6 +315,9 @@ fn write(
     // The rows of one tenant are all that a group of one tenant needs, to its last statement.
     let is_of_one = all.len() == 1;
     let mut entered = all.into_iter().next().filter(|_| is_of_one);
+    if !is_of_one {
+        foresee(pipe, jobs).map_err(|error| failure(pipe, error))?;
+    }
     for (number, job) in jobs.iter_mut().enumerate() {
         if entered.as_ref() != job.tenant() {
             entered = job.tenant().cloned();
@@ -351,6 +355,26 @@ fn write(
         Err(_) if matches!(pipe.fault(), Some((Fault::Lost, _))) => Err(Failure::InDoubt(witness)),
         Err(error) => Err(failure(pipe, error)),
     }
+}
+
+/// Asks what the operations will ask first, all in one flight: of each tenant's the first, since its others may ask about what
+/// that one changes. Operations over all tenants change anybody's rows.
+fn foresee(pipe: &mut Pipe, jobs: &mut [Box<dyn Job>]) -> Result<()> {
+    if jobs.iter().any(|job| job.tenant().is_none()) {
+        return Ok(());
+    }
+    let (mut questions, mut before) = (Vec::new(), None);
+    for (number, job) in jobs.iter_mut().enumerate() {
+        if before.as_ref() == job.tenant() {
+            continue;
+        }
+        before = job.tenant().cloned();
+        let question = pipe.rehearse(|pipe| job.rehearse(Db::new(Backend::Postgres(pipe))));
+        questions.extend(question.map(|question| (number, question)));
+    }
+    pipe.foresee(questions, |pipe, number| {
+        enter(pipe, jobs.get(number).and_then(|job| job.tenant()))
+    })
 }
 
 fn begin(pipe: &mut Pipe, jobs: &[Box<dyn Job>]) -> Result<()> {

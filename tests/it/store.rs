@@ -288,24 +288,34 @@ async fn two_processes_that_write_for_one_tenant_number_one_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_process_has_read_no_other_changes_before_it_has_written() {
+    const EACH: usize = 40;
     let home = Home::new();
     let stores = [home.open(), home.open()];
-    let name = tenant();
-    let turns = (0..100_usize).map(|number| {
-        stores[number % 2].write(&name, move |tx| {
-            let mut rows = tx.query(
-                "SELECT count(*) FROM task_dependencies WHERE tenant_id = $1",
-                &[tx.tenant().into()],
-            )?;
-            let count: i64 = rows[0].get(0)?;
-            insert(tx, &number.to_string())?;
-            Ok(count)
+    let names = ["ada", "ben", "cleo", "dan", "eve"].map(|name| name.parse::<TenantId>().unwrap());
+    let turns = (0..EACH * names.len()).map(|number| {
+        stores[number % 2].write(&names[number % names.len()], move |tx| {
+            let look = |tx: &mut Tx<'_>| {
+                let sql = "SELECT count(*) FROM task_dependencies WHERE tenant_id = $1";
+                tx.query(sql, &[tx.tenant().into()])?[0].get::<i64>(0)
+            };
+            // Some look first, some look at what they have changed.
+            if number % 3 > 0 {
+                let before = look(tx)?;
+                leave(tx, &number.to_string())?;
+                return Ok(before);
+            }
+            leave(tx, &number.to_string())?;
+            Ok(look(tx)? - 1)
         })
     });
-    let counts = join_all(turns).await.into_iter();
-    let mut counts: Vec<i64> = counts.map(Result::unwrap).collect();
-    counts.sort_unstable();
-    assert_eq!(counts, (0..100).collect::<Vec<_>>());
+    let counts = join_all(turns).await;
+    for index in 0..names.len() {
+        let counts = counts.iter().skip(index).step_by(names.len());
+        let mut counts: Vec<i64> = counts.map(|count| *count.as_ref().unwrap()).collect();
+        counts.sort_unstable();
+        let expected: Vec<i64> = (0..).take(EACH).collect();
+        assert_eq!(counts, expected, "{}", names[index]);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 
 def program(name):
@@ -60,6 +61,11 @@ class Cluster:
     @property
     def server(self):
         return f"postgres://baton@127.0.0.1:{self.port}"
+
+    @property
+    def socket(self):
+        """The same by way of its Unix socket, as on one machine PostgreSQL's own clients go."""
+        return f"postgres://baton@{urllib.parse.quote(str(self.place), safe='')}:{self.port}"
 
     def run(self, *command):
         done = subprocess.run(command, user=self.user, cwd=self.place, capture_output=True, text=True, timeout=120, check=False)
