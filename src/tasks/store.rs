@@ -17,13 +17,19 @@ macro_rules! columns {
     };
 }
 
+/// The state that a column names.
+fn state(row: &mut Row, column: usize) -> Result<State> {
+    let name: String = row.get(column)?;
+    State::from_name(&name).ok_or_else(|| Error::internal(format!("state {name}")))
+}
+
 fn task(mut row: Row) -> Result<Task> {
-    let (state, priority): (String, i64) = (row.get(3)?, row.get(4)?);
+    let priority: i64 = row.get(4)?;
     Ok(Task {
         id: row.get(0)?,
         created_at: row.get(1)?,
         updated_at: row.get(2)?,
-        state: State::from_name(&state).ok_or_else(|| Error::internal(format!("state {state}")))?,
+        state: state(&mut row, 3)?,
         priority: Priority::from_rank(priority)
             .ok_or_else(|| Error::internal(format!("priority {priority}")))?,
         spec: row.json(5)?,
@@ -257,11 +263,7 @@ pub(crate) fn dependencies(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(TaskId, 
 }
 
 fn id_and_state(mut row: Row) -> Result<(TaskId, State)> {
-    let state: String = row.get(1)?;
-    Ok((
-        row.get(0)?,
-        State::from_name(&state).ok_or_else(|| Error::internal(format!("state {state}")))?,
-    ))
+    Ok((row.get(0)?, state(&mut row, 1)?))
 }
 
 /// At most `limit` subtasks of `id`, oldest first, with the state and the result of each.
@@ -291,14 +293,7 @@ pub(crate) fn subtask_states(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(State,
         &vals![tx.tenant(), id],
     )?;
     rows.into_iter()
-        .map(|mut row| {
-            let state: String = row.get(1)?;
-            Ok((
-                State::from_name(&state)
-                    .ok_or_else(|| Error::internal(format!("state {state}")))?,
-                row.get(0)?,
-            ))
-        })
+        .map(|mut row| Ok((state(&mut row, 1)?, row.get(0)?)))
         .collect()
 }
 
@@ -386,12 +381,8 @@ pub(crate) fn best(tx: &mut Tx<'_>, lanes: &[Lane], limit: u32) -> Result<Vec<Ta
         for row in tx.query_all(&queries)?.into_iter().flatten() {
             best.push(task(row)?);
         }
-        best.sort_by(|one, other| {
-            let key = |task: &Task| task.priority.rank();
-            key(one)
-                .cmp(&key(other))
-                .then_with(|| age(one).cmp(&age(other)))
-        });
+        let rank = |task: &Task| task.priority.rank();
+        best.sort_by(|one, other| (rank(one), age(one)).cmp(&(rank(other), age(other))));
         best.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     Ok(best)
@@ -447,36 +438,30 @@ pub(crate) fn list(
         limit,
     ];
     // The condition that few tasks meet, as far as that can be told, finds the index.
-    let sql = match filter {
+    let lists: &[&str] = match filter {
         Filter {
             parent: Some(_), ..
-        } => list!(" AND parent_task_id = $9"),
+        } => &[list!(" AND parent_task_id = $9")],
         Filter {
             project_id: Some(_),
             ..
-        } => list!(" AND project_id = $8"),
+        } => &[list!(" AND project_id = $8")],
         Filter {
             agent_id: Some(_), ..
-        } => list!(" AND agent_id = $7"),
-        Filter { state: Some(_), .. } => list!(" AND state = $4 AND state <> ''"),
+        } => &[list!(" AND agent_id = $7")],
+        Filter { state: Some(_), .. } => &[list!(" AND state = $4 AND state <> ''")],
         // No one index has both.
-        _ => {
-            let (waiting, others) = (
-                list!(" AND state = 'pending' AND state <> ''"),
-                list!(" AND state <> 'pending'"),
-            );
-            let rows = tx.query_all(&[(waiting, &values), (others, &values)])?;
-            let mut tasks = rows
-                .into_iter()
-                .flatten()
-                .map(task)
-                .collect::<Result<Vec<_>>>()?;
-            tasks.sort_by(|one, other| age(other).cmp(&age(one)));
-            tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-            return Ok(tasks);
-        }
+        _ => &[
+            list!(" AND state = 'pending' AND state <> ''"),
+            list!(" AND state <> 'pending'"),
+        ],
     };
-    tx.query(sql, &values)?.into_iter().map(task).collect()
+    let queries: Vec<_> = lists.iter().map(|sql| (*sql, &values[..])).collect();
+    let rows = tx.query_all(&queries)?.into_iter().flatten();
+    let mut tasks = rows.map(task).collect::<Result<Vec<_>>>()?;
+    tasks.sort_by(|one, other| age(other).cmp(&age(one)));
+    tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(tasks)
 }
 
 /// At most `limit` ids of tasks that begin with `prefix`, in their order.
