@@ -3,8 +3,8 @@
 //! A writer commits in groups, as SQLite's does: it locks the group's tenants, runs the operations one after another,
 //! numbers their events and commits once. So whatever is written for a tenant is written by one transaction at a time,
 //! on any number of replicas, and operations need no locks of their own. An operation that fails after it changed
-//! something rolls its group back; the others are run again without it. Each is rehearsed up to its first question, so
-//! that those of all tenants are answered in one flight.
+//! something rolls its group back; the others are run again without it. The first one of each tenant is rehearsed up to
+//! its first question, so that the questions of all tenants are answered in one flight.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
