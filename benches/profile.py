@@ -24,7 +24,7 @@ PARTS = [
     ("· reading the message", "baton::mcp::plain::Plain::read_within"),
     ("· the call: checks, operation or its way to the writer, and back", "baton::catalog::Catalog::answer::{{closure}}"),
     ("· schema and bounds of the input", "baton::op::schema::check_hiding"),
-    ("· writing the answer", "baton::mcp::plain::Plainly::write"),
+    ("· writing the answer", "baton::mcp::plain::write"),
     ("rmcp's service loop (calls that wait)", "rmcp::service::serve_inner::{{closure}}"),
     ("the writer's groups", "baton::store::sqlite::Writer::run_group"),
     ("· operations", "<baton::store::job::JobOf<T,F> as baton::store::job::Job>::run"),

@@ -148,7 +148,8 @@ impl Catalog {
     /// # Errors
     /// `unknown_operation`; `invalid_input`; what the operation answers.
     pub async fn call(&self, ctx: Ctx, name: &str, input: Map<String, Value>) -> Result<Value> {
-        self.answer(ctx, name, input).await?.into_value()
+        let answer = self.answer(ctx, name, input).await?;
+        answer.into_structured()?.value()
     }
 
     /// Calls the operation `name`, for callers who know blocks.

@@ -22,7 +22,7 @@ use crate::catalog;
 use crate::ctx::{Ctx, choose_tenant};
 use crate::error::Error;
 use crate::id::TenantId;
-use crate::op::{Op, Route};
+use crate::op::{Op, Route, Structured};
 use crate::principal::Principal;
 use crate::trace::Trace;
 
@@ -92,7 +92,7 @@ async fn answer(endpoint: Arc<Endpoint>, request: Request) -> Response {
                 (header::CONTENT_TYPE, "application/json"),
                 (TENANT, tenant.as_str()),
             ],
-            serde_json::to_vec(&output).unwrap_or_default(),
+            output.into_string(),
         )
             .into_response(),
         Err(problem) => problem.into_response(),
@@ -105,7 +105,7 @@ impl Endpoint {
     }
 
     /// The answer, and for which tenant it is. Dropping this future withdraws the call, which is what happens when the client goes.
-    async fn call(&self, request: Request) -> Result<(TenantId, Value), Problem> {
+    async fn call(&self, request: Request) -> Result<(TenantId, Structured), Problem> {
         let (mut parts, body) = request.into_parts();
         let (tenant, path) = self.path(&mut parts).await?;
         let ctx = match self.ctx(tenant.as_deref(), &parts) {
@@ -139,7 +139,7 @@ impl Endpoint {
         let tenant = ctx.tenant().clone();
         tokio::select! {
             biased;
-            output = self.app.catalog.call(ctx, self.op().name, input) => Ok((tenant, output?)),
+            output = self.app.catalog.answer(ctx, self.op().name, input) => Ok((tenant, output?.into_structured()?)),
             error = self.app.last_call() => Err(error.into()),
         }
     }

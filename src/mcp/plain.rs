@@ -10,7 +10,6 @@ use rmcp::model::{
 };
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use tracing::Instrument;
 
@@ -19,7 +18,7 @@ use super::session::{Begun, Shared, Signature};
 use super::tools;
 use crate::caller::Level;
 use crate::ctx::{Ctx, choose_tenant};
-use crate::op::Output;
+use crate::op::{Output, Structured};
 use crate::principal::Principal;
 use crate::rounds::shows_forms;
 use crate::trace::{NAMES, Trace};
@@ -211,12 +210,12 @@ impl Plain {
             Ok(outcome) => {
                 let mut result = match outcome {
                     Ok(Output {
-                        structured: Some(output),
+                        structured: Some(data),
                         content,
                         is_error: false,
                     }) if content.is_empty() => {
                         let signature = (!self.is_legacy).then_some(&self.shared.signature);
-                        return Plainly::write(&self.id, signature, &output);
+                        return write(&self.id, signature, &data);
                     }
                     Ok(output) => tools::result(output),
                     Err(error) => tools::refusal(&error),
@@ -234,57 +233,28 @@ impl Plain {
     }
 }
 
-/// What rmcp's message of a call that succeeded says, for an output that is written once: it is there twice, once as
-/// text within text.
-#[derive(Serialize)]
-struct Plainly<'a> {
-    jsonrpc: &'static str,
-    id: &'a RequestId,
-    result: Success<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Success<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result_type: Option<&'static str>,
-    content: [Block<'a>; 1],
-    structured_content: &'a RawValue,
-    is_error: bool,
-}
-
-#[derive(Serialize)]
-struct Block<'a> {
-    r#type: &'static str,
-    text: &'a str,
-}
-
-impl Plainly<'_> {
-    fn write(id: &RequestId, signature: Option<&Signature>, output: &Value) -> Vec<u8> {
-        let output = to_raw_value(output).expect("a value is JSON");
-        let text = output.get();
-        let reply = Plainly {
-            jsonrpc: "2.0",
-            id,
-            result: Success {
-                result_type: signature.map(|_| "complete"),
-                content: [Block {
-                    r#type: "text",
-                    text,
-                }],
-                structured_content: &output,
-                is_error: false,
-            },
-        };
-        let mut bytes = Vec::with_capacity(384 + text.len() * 5 / 2);
-        serde_json::to_writer(&mut bytes, &reply).expect("a reply is JSON");
-        if let Some(signature) = signature {
-            // Before the ends of the result and of the message.
-            bytes.truncate(bytes.len() - 2);
-            bytes.push(b',');
-            bytes.extend_from_slice(signature.member.as_bytes());
-            bytes.extend_from_slice(b"}}");
-        }
-        bytes
+/// rmcp's message of a call that succeeded. The data is in it twice, once as text within text.
+fn write(id: &RequestId, signature: Option<&Signature>, data: &Structured) -> Vec<u8> {
+    let data = data.as_str();
+    let mut message = Vec::with_capacity(384 + data.len() * 5 / 2);
+    message.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    put(&mut message, id);
+    message.extend_from_slice(match signature {
+        Some(_) => br#","result":{"resultType":"complete","content":[{"type":"text","text":"#,
+        None => br#","result":{"content":[{"type":"text","text":"#,
+    });
+    put(&mut message, data);
+    message.extend_from_slice(br#"}],"structuredContent":"#);
+    message.extend_from_slice(data.as_bytes());
+    message.extend_from_slice(br#","isError":false"#);
+    if let Some(signature) = signature {
+        message.push(b',');
+        message.extend_from_slice(signature.member.as_bytes());
     }
+    message.extend_from_slice(b"}}");
+    message
+}
+
+fn put(message: &mut Vec<u8>, part: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(message, part).expect("ids and texts are JSON");
 }

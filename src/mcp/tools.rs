@@ -202,11 +202,14 @@ async fn meant<'a>(
 pub(super) fn result(output: Output) -> CallToolResult {
     let mut content: Vec<ContentBlock> = output.content.into_iter().map(block).collect();
     if let (true, Some(structured)) = (content.is_empty(), &output.structured) {
-        content.push(ContentBlock::text(structured.to_string()));
+        content.push(ContentBlock::text(structured.as_str()));
     }
     let mut result = CallToolResult::success(content);
     result.is_error = Some(output.is_error);
-    result.structured_content = output.structured;
+    match output.structured.map(|data| data.value()).transpose() {
+        Ok(data) => result.structured_content = data,
+        Err(error) => return refusal(&error),
+    }
     result
 }
 

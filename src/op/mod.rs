@@ -11,6 +11,7 @@ mod given;
 mod output;
 mod resource;
 mod schema;
+mod structured;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -31,14 +32,14 @@ pub use resource::{
 };
 pub(crate) use schema::{below, of_input, parse};
 pub use schema::{check, compile, pointer};
+pub use structured::Structured;
 
 use crate::caller::Ability;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
-use crate::store::Tx;
-
 pub use crate::principal::Permission;
 pub use crate::quota::Class;
+use crate::store::Tx;
 
 /// What a call does to the world (MCP tool annotations).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,8 +198,7 @@ impl Op {
             let operation = operation.clone();
             Box::pin(async move {
                 let input: I = schema::parse(&input)?;
-                let output = serde_json::to_value(operation(ctx, input).await?);
-                output.map(Output::from).map_err(Error::internal)
+                Structured::of(&operation(ctx, input).await?).map(Output::from)
             })
         };
         let op = Self::of(name, permission, schema::of_input::<I>(), handler);

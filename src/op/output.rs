@@ -1,8 +1,9 @@
 //! What an operation answers: structured data, blocks for people and models, or both.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::Structured;
 use crate::error::{Error, Result};
 
 /// What a document says.
@@ -99,7 +100,7 @@ pub struct Message {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Output {
     /// Data that fits the operation's output schema.
-    pub structured: Option<Value>,
+    pub structured: Option<Structured>,
     /// For people and models. Where there are none, edges show the data as text.
     pub content: Vec<Block>,
     /// Whether it is a failure, which whoever called may be able to mend.
@@ -128,11 +129,11 @@ impl Output {
         }
     }
 
-    /// As one value, for callers who know no blocks.
+    /// As data, for callers who know no blocks.
     ///
     /// # Errors
     /// `tool_failed` when it is a failure.
-    pub fn into_value(self) -> Result<Value> {
+    pub fn into_structured(self) -> Result<Structured> {
         if self.is_error {
             let texts = self.content.iter().filter_map(|block| match block {
                 Block::Text { text } => Some(text.as_str()),
@@ -142,16 +143,16 @@ impl Output {
             return Err(Error::conflict("tool_failed", message));
         }
         Ok(match self.structured {
-            Some(value) => value,
-            None => json!({"content": self.content}),
+            Some(data) => data,
+            None => json!({"content": self.content}).into(),
         })
     }
 }
 
-impl From<Value> for Output {
-    fn from(value: Value) -> Self {
+impl From<Structured> for Output {
+    fn from(data: Structured) -> Self {
         Self {
-            structured: Some(value),
+            structured: Some(data),
             ..Self::default()
         }
     }
@@ -162,10 +163,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_output_is_one_value_for_those_who_know_no_blocks() {
+    fn an_output_is_data_for_those_who_know_no_blocks() {
+        let data = Structured::from(json!({"a": 1}));
         assert_eq!(
-            Output::from(json!({"a": 1})).into_value().ok(),
-            Some(json!({"a": 1}))
+            Output::from(data.clone()).into_structured().ok(),
+            Some(data)
         );
         let resource = Document {
             uri: "a://b".into(),
@@ -177,8 +179,9 @@ mod tests {
         let content = json!([
             {"type": "text", "text": "hello"}, {"type": "resource", "resource": resource}
         ]);
-        assert_eq!(output.into_value().ok(), Some(json!({"content": content})));
-        let error = Output::error("no").into_value().unwrap_err();
+        let content = json!({"content": content}).into();
+        assert_eq!(output.into_structured().ok(), Some(content));
+        let error = Output::error("no").into_structured().unwrap_err();
         assert_eq!((error.code(), error.message()), ("tool_failed", "no"));
     }
 }

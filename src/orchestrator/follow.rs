@@ -12,7 +12,7 @@ use super::wait::{Ran, RunTask, Until, Wait, Waited};
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::TaskId;
-use crate::op::{self, Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing};
+use crate::op::{self, Ask, Beginning, Begun, Cancel, Follow, Reply, Stage, Standing, Structured};
 use crate::store::Tx;
 use crate::tasks::view::Outcome;
 use crate::tasks::{Question, State, Task, settle, store};
@@ -67,7 +67,7 @@ fn begin_run(scope: &Scope, input: &Value) -> Result<Beginning> {
         let task = store::get(tx, &id)?;
         if wait_seconds == 0 || task.state.is_terminal() {
             let ran = Ran::of(Outcome::of(task));
-            return Ok(Begun::Done(json(&ran)?.into()));
+            return Ok(Begun::Done(Structured::of(&ran)?.into()));
         }
         let kept = Kept {
             task_ids: [id].into(),
@@ -83,7 +83,7 @@ fn begin_wait(_: &Scope, input: &Value) -> Result<Beginning> {
         let tasks = outcomes(tx, &wait.task_ids)?;
         let waited = Waited::of(tasks, wait.until);
         if wait.wait_seconds == 0 || waited.done {
-            return Ok(Begun::Done(json(&waited)?.into()));
+            return Ok(Begun::Done(Structured::of(&waited)?.into()));
         }
         let kept = Kept {
             task_ids: wait.task_ids.clone(),
@@ -138,8 +138,8 @@ fn stand(tasks: Vec<Task>, until: Until, call: Call) -> Result<(String, Stage)> 
     let waited = Waited::of(outcomes, until);
     let is_done = waited.done;
     let output = match call {
-        Call::Wait => json(&waited)?,
-        Call::Run => json(&waited.tasks.into_iter().next().map(Ran::of))?,
+        Call::Wait => Structured::of(&waited)?,
+        Call::Run => Structured::of(&waited.tasks.into_iter().next().map(Ran::of))?,
     };
     let output = output.into();
     let stage = if has_ended {

@@ -4,6 +4,7 @@ mod dispatch;
 mod follow;
 mod read;
 mod steer;
+mod store;
 mod wait;
 
 use serde_json::{Map, Value, json};
@@ -16,7 +17,7 @@ use crate::op::{
 };
 use crate::page::Position;
 use crate::store::Tx;
-use crate::tasks::{Task, store};
+use crate::tasks::{self, Task};
 
 /// What an orchestrator may do.
 pub fn operations() -> Vec<Op> {
@@ -138,9 +139,9 @@ pub fn resources() -> Vec<Resource> {
             mime_type: "text/markdown",
             permission: Some(Permission::Read),
             read: Reader::Stored(|_, tx, params| {
-                let task = store::get(tx, &task_id(params)?)?;
+                let task = tasks::store::get(tx, &task_id(params)?)?;
                 let title = task.spec.title.as_deref().unwrap_or("Report").to_owned();
-                let report = task.report.ok_or_else(|| store::unknown(&task.id))?;
+                let report = task.report.ok_or_else(|| tasks::store::unknown(&task.id))?;
                 let text = report.to_markdown(&title, task.result.as_ref());
                 Ok(Content {
                     mime_type: "text/markdown",
@@ -175,7 +176,7 @@ fn task_id(params: &Params) -> Result<TaskId> {
 }
 
 fn items(_: &Scope, tx: &mut Tx<'_>, position: Option<&Position>, limit: u32) -> Result<Items> {
-    let (tasks, next) = read::page(tx, &store::Filter::default(), position, limit)?;
+    let (tasks, next) = read::page(tx, &tasks::store::Filter::default(), position, limit)?;
     let item = |task: Task| Item {
         uri: format!("baton://tasks/{}", task.id),
         title: format!(

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::store::{first_subtasks, subtask_states};
 use crate::ctx::Scope;
 use crate::error::Result;
 use crate::events;
@@ -32,9 +33,13 @@ pub(super) const fn twenty() -> u32 {
 }
 
 pub(super) fn get(_: &Scope, tx: &mut Tx<'_>, input: &Get) -> Result<TaskView> {
-    let task = store::get(tx, &input.task_id)?;
-    let notifications = events::latest_of(tx, task.id.as_str(), REPORTS, input.notifications)?;
-    let subtasks = subtasks(tx, &task.id)?;
+    let (task, has_subtasks) = store::get_for_view(tx, &input.task_id)?;
+    // Nobody reports on what nobody has claimed.
+    let notifications = match task.run.attempt {
+        0 => Vec::new(),
+        _ => events::latest_of(tx, task.id.as_str(), REPORTS, input.notifications)?,
+    };
+    let subtasks = has_subtasks.then(|| subtasks(tx, &task.id)).transpose()?;
     Ok(TaskView::of(
         task,
         notifications
@@ -45,13 +50,10 @@ pub(super) fn get(_: &Scope, tx: &mut Tx<'_>, input: &Get) -> Result<TaskView> {
     ))
 }
 
-fn subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Option<SubtasksView>> {
-    let states = store::subtask_states(tx, id)?;
-    if states.is_empty() {
-        return Ok(None);
-    }
-    let tasks = store::subtasks(tx, id, SUBTASKS)?;
-    Ok(Some(SubtasksView {
+fn subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<SubtasksView> {
+    let states = subtask_states(tx, id)?;
+    let tasks = first_subtasks(tx, id, SUBTASKS)?;
+    Ok(SubtasksView {
         all_ended: states.iter().all(|(state, _)| state.is_terminal()),
         by_state: states
             .into_iter()
@@ -65,7 +67,7 @@ fn subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Option<SubtasksView>> {
                 result,
             })
             .collect(),
-    }))
+    })
 }
 
 /// What to list.

@@ -7,7 +7,7 @@ use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, TaskId, TenantId};
 use crate::page::Position;
-use crate::store::{Row, SystemTx, Tx, Value, vals};
+use crate::store::{FromValue, Row, SystemTx, Tx, Value, vals};
 
 macro_rules! columns {
     () => {
@@ -18,7 +18,7 @@ macro_rules! columns {
 }
 
 /// The state that a column names.
-fn state(row: &mut Row, column: usize) -> Result<State> {
+pub(crate) fn state(row: &mut Row, column: usize) -> Result<State> {
     let name: String = row.get(column)?;
     State::from_name(&name).ok_or_else(|| Error::internal(format!("state {name}")))
 }
@@ -121,6 +121,21 @@ pub(crate) fn find(tx: &mut Tx<'_>, id: &TaskId) -> Result<Option<Task>> {
 
 pub(crate) fn get(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task> {
     find(tx, id)?.ok_or_else(|| unknown(id))
+}
+
+/// The task, and whether it has subtasks.
+pub(crate) fn get_for_view(tx: &mut Tx<'_>, id: &TaskId) -> Result<(Task, bool)> {
+    const FIND: &str = concat!(
+        "SELECT ",
+        columns!(),
+        ", EXISTS (SELECT 1 FROM tasks s WHERE s.tenant_id = tasks.tenant_id AND s.parent_task_id = tasks.task_id)
+         FROM tasks WHERE tenant_id = $1 AND task_id = $2"
+    );
+    let mut row = tx
+        .query_opt(FIND, &vals![tx.tenant(), id])?
+        .ok_or_else(|| unknown(id))?;
+    let has_subtasks = row.get(11)?;
+    Ok((task(row)?, has_subtasks))
 }
 
 /// The task, for a change that [`save`] or [`save_all`] follows.
@@ -248,7 +263,7 @@ pub(crate) fn dependents(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
          WHERE d.tenant_id = $1 AND d.depends_on = $2 AND (t.state = 'blocked') IS TRUE ORDER BY d.task_id",
         &vals![tx.tenant(), id],
     )?;
-    rows.into_iter().map(|mut row| row.get(0)).collect()
+    ids(rows)
 }
 
 /// What `id` depends on, with the state of each.
@@ -262,39 +277,14 @@ pub(crate) fn dependencies(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(TaskId, 
     rows.into_iter().map(id_and_state).collect()
 }
 
-fn id_and_state(mut row: Row) -> Result<(TaskId, State)> {
+/// Rows of one id each.
+pub(crate) fn ids<T: FromValue>(rows: Vec<Row>) -> Result<Vec<T>> {
+    rows.into_iter().map(|mut row| row.get(0)).collect()
+}
+
+/// A row of an id and a state.
+pub(crate) fn id_and_state(mut row: Row) -> Result<(TaskId, State)> {
     Ok((row.get(0)?, state(&mut row, 1)?))
-}
-
-/// At most `limit` subtasks of `id`, oldest first, with the state and the result of each.
-pub(crate) fn subtasks(
-    tx: &mut Tx<'_>,
-    id: &TaskId,
-    limit: u32,
-) -> Result<Vec<(TaskId, State, Option<serde_json::Value>)>> {
-    let rows = tx.query(
-        "SELECT task_id, state, result FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2
-         ORDER BY created_at, task_id LIMIT $3",
-        &vals![tx.tenant(), id, limit],
-    )?;
-    rows.into_iter()
-        .map(|mut row| {
-            let result = row.json_opt(2)?;
-            let (id, state) = id_and_state(row)?;
-            Ok((id, state, result))
-        })
-        .collect()
-}
-
-/// How many subtasks of `id` are in which state.
-pub(crate) fn subtask_states(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(State, i64)>> {
-    let rows = tx.query(
-        "SELECT count(*), state FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2 GROUP BY state ORDER BY state",
-        &vals![tx.tenant(), id],
-    )?;
-    rows.into_iter()
-        .map(|mut row| Ok((state(&mut row, 1)?, row.get(0)?)))
-        .collect()
 }
 
 /// Subtasks of `id` that have not ended.
@@ -304,7 +294,7 @@ pub(crate) fn live_subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>>
              AND state NOT IN ('completed', 'failed', 'cancelled') ORDER BY created_at, task_id",
         &vals![tx.tenant(), id],
     )?;
-    rows.into_iter().map(|mut row| row.get(0)).collect()
+    ids(rows)
 }
 
 /// What tasks ask of an executor: whom they are for (empty: anybody) and what it must be able to do.
@@ -462,16 +452,6 @@ pub(crate) fn list(
     tasks.sort_by(|one, other| age(other).cmp(&age(one)));
     tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(tasks)
-}
-
-/// At most `limit` ids of tasks that begin with `prefix`, in their order.
-pub(crate) fn ids_with_prefix(tx: &mut Tx<'_>, prefix: &str, limit: u32) -> Result<Vec<String>> {
-    // Ids are ASCII, so `~` sorts behind everything that may follow the prefix.
-    let rows = tx.query(
-        "SELECT task_id FROM tasks WHERE tenant_id = $1 AND task_id >= $2 AND task_id < $3 ORDER BY task_id LIMIT $4",
-        &vals![tx.tenant(), prefix, format!("{prefix}~"), limit],
-    )?;
-    rows.into_iter().map(|mut row| row.get(0)).collect()
 }
 
 /// Tasks of any tenant that time has something to say to, the most overdue first.

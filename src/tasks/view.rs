@@ -92,6 +92,10 @@ impl Summary {
             None => description.clone(),
             Some((end, _)) => format!("{}…", &description[..end]),
         };
+        Self::with(task, description)
+    }
+
+    fn with(task: &Task, description: String) -> Self {
         Self {
             task_id: task.id.clone(),
             state: task.state,
@@ -266,10 +270,7 @@ impl TaskView {
         notifications: Vec<NotificationView>,
         subtasks: Option<SubtasksView>,
     ) -> Self {
-        let summary = Summary {
-            description: task.spec.description.clone(),
-            ..Summary::of(&task)
-        };
+        let summary = Summary::with(&task, task.spec.description.clone());
         let (spec, run) = (task.spec, task.run);
         Self {
             summary,

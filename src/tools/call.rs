@@ -257,7 +257,7 @@ fn begin(_: &Scope, input: &Value) -> Result<Beginning> {
         let promises = tool.made.promises();
         tell(scope, tx, &tool, ("followed", 0))?;
         Ok(match (RUN.begin)(scope, &run)?(scope, tx)? {
-            Begun::Done(output) => Begun::Done(answered(promises, output)),
+            Begun::Done(output) => Begun::Done(answered(promises, output)?),
             Begun::Going(run) => {
                 let kept = serde_json::to_value(Kept { promises, run });
                 Begun::Going(kept.map_err(Error::internal)?)
@@ -270,10 +270,12 @@ fn look(scope: &Scope, tx: &mut Tx<'_>, kept: &Value) -> Result<Standing> {
     let kept: Kept = op::parse(kept)?;
     let mut standing = (RUN.look)(scope, tx, &kept.run)?;
     standing.stage = match standing.stage {
-        Stage::Done(output) => Stage::Done(answered(kept.promises, output)),
+        Stage::Done(output) => Stage::Done(answered(kept.promises, output)?),
         Stage::Asking { asks, output } => Stage::Asking {
             asks,
-            output: output.map(|output| answered(kept.promises, output)),
+            output: output
+                .map(|output| answered(kept.promises, output))
+                .transpose()?,
         },
         other => other,
     };
@@ -281,9 +283,9 @@ fn look(scope: &Scope, tx: &mut Tx<'_>, kept: &Value) -> Result<Standing> {
 }
 
 /// What `task_run` answers, as the tool answers it.
-fn answered(promises: bool, output: Output) -> Output {
+fn answered(promises: bool, output: Output) -> Result<Output> {
     match output.structured {
-        Some(ran) => plain(Work::answer(promises, &ran), promises),
-        None => output,
+        Some(ran) => Ok(plain(Work::answer(promises, &ran.value()?), promises)),
+        None => Ok(output),
     }
 }

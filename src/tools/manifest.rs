@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::http::Http;
 use super::task::Work;
 use crate::error::{Error, Result};
-use crate::op::{self, Block, Output, below, given};
+use crate::op::{self, Block, Output, Structured, below, given};
 use crate::script::Script;
 use crate::upstream::{Definition, Upstream};
 
@@ -364,7 +364,7 @@ impl Compiled {
         let output = plain(answer, self.promises());
         let data = output.structured.as_ref().filter(|_| !output.is_error);
         if let (Some(promised), Some(data)) = (&self.output, data)
-            && let Err(error) = op::check(promised, data)
+            && let Err(error) = data.value().and_then(|data| op::check(promised, &data))
         {
             let findings = error.findings().iter();
             let findings = findings.map(|finding| format!("{}: {}", finding.path, finding.message));
@@ -409,7 +409,7 @@ pub(super) fn plain(answer: Answer, promises: bool) -> Output {
     };
     Output {
         content: text.map(Block::text).into_iter().collect(),
-        structured: data.map(object),
+        structured: data.map(|data| object(data.into())),
         is_error: false,
     }
 }
@@ -421,18 +421,19 @@ fn whole(mut output: Output, promises: bool) -> Output {
             Block::Text { text } => Some(text.as_str()),
             _ => None,
         });
-        output.structured = Some(texts.collect::<Vec<_>>().join("\n").into());
+        let words = texts.collect::<Vec<_>>().join("\n");
+        output.structured = Some(Value::from(words).into());
     }
     output.structured = output.structured.map(object);
     output
 }
 
 /// Data as an object.
-fn object(data: Value) -> Value {
-    match data {
-        Value::Object(_) => data,
-        other => serde_json::json!({ "result": other }),
+fn object(data: Structured) -> Structured {
+    if data.as_str().starts_with('{') {
+        return data;
     }
+    data.as_result()
 }
 
 /// The type of an implementation that a manifest gives.

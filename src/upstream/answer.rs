@@ -85,7 +85,7 @@ pub(super) fn output(result: CallToolResult, secrets: &[Secret]) -> Result<Outpu
     let is_there = result.structured_content.is_some();
     Ok(Output {
         content: blocks.into_iter().map(block).collect(),
-        structured: is_there.then_some(structured),
+        structured: is_there.then(|| structured.into()),
         is_error,
     })
 }
@@ -143,7 +143,7 @@ mod tests {
         );
         let output = output.unwrap();
         assert_eq!((output.content.len(), output.is_error), (4, true));
-        assert_eq!(output.structured, Some(json!({"a": 1})));
+        assert_eq!(output.structured, Some(json!({"a": 1}).into()));
         assert_eq!(output.content[0], Block::text("hello"));
         let shown = json!(output.content[2]);
         assert_eq!(shown["resource"]["mimeType"], "text/plain");
@@ -164,6 +164,6 @@ mod tests {
             output.content[0],
             Block::text("your key is [secret], really")
         );
-        assert_eq!(output.structured, Some(json!({"key": "[secret]"})));
+        assert_eq!(output.structured, Some(json!({"key": "[secret]"}).into()));
     }
 }
