@@ -9,7 +9,8 @@
 #   ./test.sh conformance  the official conformance suite: fixtures behind our edges, and the release binary
 #   ./test.sh fuzz 600   every fuzz target for so many seconds
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
-#   ./test.sh bench      the benchmark, beside a bare rmcp server
+#   ./test.sh trained    a binary as releases are built, and real clients and the conformance suite against it
+#   ./test.sh bench      the benchmark of such a binary, beside a bare rmcp server
 #
 # Needs Rust, Node, Python 3.11 and a network; installs the rest by name into a cache folder outside the checkout
 # (BATON_TEST_CACHE), PostgreSQL from Debian's packages where there is none, and builds in CARGO_TARGET_DIR, which lies there too unless it is set.
@@ -145,6 +146,13 @@ release() {
     step "release build" 1500 cargo build --release --locked || finish
 }
 
+# The release binary, laid out by what calls do most.
+train() {
+    need_postgres
+    step "release build, trained" 5400 python3 benches/train.py || finish
+    binary="$CARGO_TARGET_DIR/trained/release/baton"
+}
+
 # The official Rust SDK's client is a program of its own, in a workspace of its own.
 need_rmcp() {
     step "build the rmcp client" 900 cargo build --manifest-path tests/clients/rmcp/Cargo.toml --locked || finish
@@ -274,8 +282,9 @@ rest) release && rest "" && need_postgres && rest ", on PostgreSQL" python3 test
 conformance) release && conformance ;;
 fuzz) fuzz "${2:-60}" ;;
 torture) need_postgres && release && torture 200 5400 ;;
+trained) train && clients && conformance ;;
 bench)
-    if release; then
+    if train; then
         step "benchmark" 1800 python3 benches/run.py --binary "$binary" || true
         step "what must not grow" 1800 python3 benches/scale.py "$binary" || true
         step "scripts beside others" 600 python3 benches/scripts.py "$binary" || true
@@ -284,7 +293,7 @@ bench)
     fi
     ;;
 *)
-    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
