@@ -9,7 +9,7 @@
 #   ./test.sh conformance  the official conformance suite: fixtures behind our edges, and the release binary
 #   ./test.sh fuzz 600   every fuzz target for so many seconds
 #   ./test.sh torture    the long run: kill -9 of everything, replicas, faults
-#   ./test.sh trained    a binary as releases are built, and real clients and the conformance suite against it
+#   ./test.sh trained    a binary laid out by what calls do most, and real clients and the conformance suite against it
 #   ./test.sh bench      the benchmark of such a binary, beside a bare rmcp server
 #
 # Needs Rust, Node, Python 3.11 and a network; installs the rest by name into a cache folder outside the checkout

@@ -21,7 +21,7 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests" / "clients"))
-from server import Server, cluster  # noqa: E402
+from server import Server, cluster, environment  # noqa: E402
 
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 LOAD, YARDSTICK = TARGET / "release" / "baton-load", TARGET / "release" / "baton-yardstick"
@@ -38,6 +38,8 @@ GET = ["--tool", "task_get", "--args", f'{{"task_id":"seed-{{{{i%{SEEDS}}}}}"}}'
 TASK = '"description":"load {{i}}","task_type":"analysis","task_data":{"number":{{i}}},"required_capabilities":["nobody"]'
 DISPATCH = ["--tool", "task_dispatch", "--args", f"{{{TASK}}}"]
 SEED = ["--tool", "task_dispatch", "--args", f'{{"task_id":"seed-{{{{i}}}}",{TASK}}}']
+# Callers must say who they are.
+KEYS = ("--auth", "keys")
 # A group of 64 waiting dispatches shares one commit; without groups the connections would only share the disk.
 LEAST_GAIN_OF_GROUPS = 1.5
 
@@ -65,14 +67,20 @@ class Bench:
             server.kill()
         return report
 
-    def http(self, kind, call, connections):
+    def http(self, kind, call, connections, *options):
         """Against a server of its own on a fresh data folder, so that no measurement inherits another's rows."""
         with tempfile.TemporaryDirectory(prefix="baton-bench-") as data:
             if call is GET:
                 self.seed(data)
-            with Server(self.binary, data) as server:
-                words = [kind, "--url", f"{server.url}/mcp", *call, *self.timed(connections)]
+            key = self.key(data) if options == KEYS else []
+            with Server(self.binary, data, *options) as server:
+                words = [kind, "--url", f"{server.url}/mcp", *call, *key, *self.timed(connections)]
                 return load(*words, "--pid", server.process.pid)
+
+    def key(self, data):
+        command = [self.binary, "key", "create", "--role", "orchestrator", "--data", data]
+        made = subprocess.run(command, env=environment(data), capture_output=True, text=True, check=True)
+        return ["--header", f"Authorization: Bearer {made.stdout.strip()}"]
 
     def on_postgres(self, *what):
         """The same with a PostgreSQL of its own on this machine, by its Unix socket, durable as in earnest."""
@@ -104,6 +112,8 @@ class Bench:
         yield bare, None, self.yardstick
         yield "task_get, HTTP, 64 connections", bare, lambda: self.http("http", GET, 64)
         yield "task_dispatch, HTTP, 64 connections", bare, lambda: self.http("http", DISPATCH, 64)
+        yield "task_get with a key, HTTP, 64 connections", bare, lambda: self.http("http", GET, 64, *KEYS)
+        yield "task_dispatch with a key, HTTP, 64 connections", bare, lambda: self.http("http", DISPATCH, 64, *KEYS)
         yield "task_dispatch, HTTP, 1 connection", bare, lambda: self.http("http", DISPATCH, 1)
         yield "whole lives, HTTP, 64 connections", bare, lambda: self.http("lives", [], 64)
         if cluster.is_installed():

@@ -7,6 +7,7 @@ many calls and of many who wait, start. Uses the load generator that run.py buil
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 from run import DISPATCH, LOAD, load
 from server import Server, environment
@@ -27,6 +29,8 @@ FEW = 1_000
 # Claims of a scene in a round; all rounds together take fewer than there are tasks.
 CLAIMS, ROUNDS = 120, 7
 RARE = 120
+# Tasks of a page at most.
+PAGE = 200
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -130,14 +134,13 @@ def tenants(folder, each):
         folder.copies(each, tenant="default" if number == 0 else f"tenant-{number}")
 
 
-def cursor(data, depth):
-    """Leads to the page behind the `depth` newest tasks."""
-    with sqlite3.connect(pathlib.Path(data) / "baton.db") as database:
-        key, task_id = database.execute(
-            "SELECT created_at, task_id FROM tasks WHERE tenant_id = 'default' ORDER BY created_at DESC, task_id DESC "
-            "LIMIT 1 OFFSET ?", [depth],
-        ).fetchone()  # fmt: skip
-    return f"{key:x}.{task_id}".encode().hex()
+def cursor(server, depth):
+    """Leads to the page behind the `depth` newest tasks, which is reached page by page."""
+    connection, found = http.client.HTTPConnection(urllib.parse.urlparse(server.url).netloc), {}
+    for _ in range(depth // PAGE):
+        connection.request("GET", "/api/v1/tasks?" + urllib.parse.urlencode({"limit": PAGE} | found))
+        found = {"cursor": json.load(connection.getresponse())["next_cursor"]}
+    return found
 
 
 def pages(binary, many):
@@ -154,13 +157,12 @@ def pages(binary, many):
         }
         for name, (_, columns) in rare.items():
             folder.copies(RARE, prefix=f"{name}-", **columns)
-        deep = cursor(folder.data, min(500_000, many // 2))
         with folder.server() as server:
             def take(**arguments):
                 return one_by_one(server, "task_list", json.dumps({"limit": 50} | arguments), 300, 0.2)
 
             base = row(f"the first of {many:,} tasks", take())
-            row("the ten-thousandth", take(cursor=deep), base)
+            row("the ten-thousandth", take(**cursor(server, min(500_000, many // 2))), base)
             for name, (value, _) in rare.items():
                 row(f"{name}: {RARE} tasks have it", take(**{name: value}), base)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Builds Baton as releases are: train.py [--seconds S]
+"""Builds Baton for servers with much to do: train.py [--seconds S]
 
 The compiler lays the program out by what calls do most (profile-guided optimisation): it builds one that counts, which is
 then called for so many seconds by each measurement of run.py, and some more; what was counted goes into the build that
@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 
-import memory
+# Before memory, which looks for modules among the tests first, where another one is called so.
 from run import REPOSITORY, SEED, TARGET, Bench, Server, build, load
+
+import memory  # isort: skip
 
 # What measurements leave out.
 LIST = ["--tool", "task_list", "--args", '{"limit":20}']
