@@ -62,13 +62,20 @@ pub(super) fn of_postgres(error: tokio_postgres::Error) -> Error {
             format!("the database refuses: {}", said(&error)),
         ),
         SqlState::INVALID_CATALOG_NAME => unreachable(&said(&error)),
-        // Class 57: the server is stopping, starting or was told to end the connection. Class 08: the connection broke.
-        _ if state.code().starts_with("57") || state.code().starts_with("08") => {
-            unreachable("the database is starting, stopping or gone")
-        }
+        _ if is_lost(&error) => unreachable("the database is starting, stopping or gone"),
         _ => return Error::internal(error),
     };
     found.with_source(error)
+}
+
+/// Whether the connection went with it. Class 57, but for the end of one query: the server is stopping, starting or was told to
+/// end the connection. Class 08: the connection broke.
+pub(crate) fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|state| {
+        *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+            || *state != SqlState::QUERY_CANCELED
+                && (state.code().starts_with("57") || state.code().starts_with("08"))
+    })
 }
 
 /// What the server said.

@@ -11,6 +11,7 @@ mod place;
 mod postgres;
 mod value;
 
+pub(crate) use fault::is_lost;
 pub(crate) use lite::Lite;
 pub(crate) use pipe::{Fault, Param, Pipe};
 pub(crate) use postgres::tls_outside;

@@ -389,21 +389,9 @@ impl Pipe {
     fn fail(&mut self, error: tokio_postgres::Error, operation: usize) -> Error {
         use tokio_postgres::error::SqlState as S;
         let fault = match error.code() {
-            None => Fault::Lost,
-            Some(code) if code.code().starts_with("57") || code.code().starts_with("08") => {
-                if *code == S::QUERY_CANCELED {
-                    Fault::Refused
-                } else {
-                    Fault::Lost
-                }
-            }
-            Some(code) if *code == S::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => Fault::Lost,
-            Some(code)
-                if *code == S::T_R_SERIALIZATION_FAILURE || *code == S::T_R_DEADLOCK_DETECTED =>
-            {
-                Fault::Again
-            }
-            Some(_) => Fault::Refused,
+            _ if fault::is_lost(&error) => Fault::Lost,
+            Some(&S::T_R_SERIALIZATION_FAILURE | &S::T_R_DEADLOCK_DETECTED) => Fault::Again,
+            _ => Fault::Refused,
         };
         self.fault = Some((fault, operation));
         fault::of_postgres(error)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
-use super::postgres::Connection;
+use super::postgres::{After, Connection};
 use super::target::Postgres;
 use super::{Answer, Ask, PATIENCE, busy};
 use crate::clock::{Clock, Time};
@@ -69,15 +69,22 @@ impl Pools {
         let pool = self.pool(&key, to);
         let place = tokio::time::timeout(PATIENCE, pool.places.acquire()).await;
         let place = place.map_err(|_| busy())?.map_err(Error::internal)?;
-        let kept = self.take(&pool);
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => Connection::open(&self.reach, self.authorities.as_deref(), to).await?,
+        let mut kept = self.take(&pool);
+        let answer = loop {
+            let was_kept = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => Connection::open(&self.reach, self.authorities.as_deref(), to).await?,
+            };
+            let (answer, after) = connection.ask(to, ask).await;
+            match after {
+                // It ended while nobody used it, as all do when their database is started anew.
+                After::Unbegun if was_kept => continue,
+                After::Clean => self.keep(key, &pool, connection),
+                After::Unbegun | After::Over => {}
+            }
+            break answer;
         };
-        let (answer, is_clean) = connection.ask(to, ask).await;
-        if is_clean {
-            self.keep(key, &pool, connection);
-        }
         drop(place);
         answer
     }

@@ -23,7 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::target::{Postgres, Tls};
 use super::values::{Field, Parameter};
 use super::{Answer, Ask, Column, Fault, Rows};
-use crate::database::tls_outside;
+use crate::database::{is_lost, tls_outside};
 use crate::error::{Error, Kind, Result};
 use crate::reach::Reach;
 
@@ -43,6 +43,17 @@ pub(super) struct Connection {
     left: Left,
     #[expect(dead_code, reason = "held: the connection ends with it")]
     driver: JoinSet<()>,
+}
+
+/// What a connection is good for after a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// For the next one.
+    Clean,
+    /// For nothing: it ended, or what the statement left could not be taken back.
+    Over,
+    /// For nothing, and it was so before the statement came: nothing of that has been made.
+    Unbegun,
 }
 
 /// How many bytes may still be read.
@@ -125,26 +136,28 @@ impl Connection {
         self.client.is_closed()
     }
 
-    /// Makes a statement. Says besides whether the connection can be used again.
-    pub(super) async fn ask(&mut self, to: &Postgres, ask: &Ask) -> (Result<Answer>, bool) {
+    /// Makes a statement. Says besides what the connection is good for afterwards.
+    pub(super) async fn ask(&mut self, to: &Postgres, ask: &Ask) -> (Result<Answer>, After) {
         self.left.set(READ + 2 * ask.bounds.bytes);
         let left = self.left.clone();
         let whole = tokio::time::timeout(ask.bounds.time() + GRACE, async {
             let answer = self.run(ask).await;
-            let is_clean = self.client.batch_execute(CLEAN).await.is_ok();
-            (answer, is_clean)
+            let after = match &answer {
+                Err(Wrong::AtBegin(error)) if is_lost(error) => After::Unbegun,
+                _ if self.client.batch_execute(CLEAN).await.is_ok() => After::Clean,
+                _ => After::Over,
+            };
+            (answer, after)
         });
         match whole.await {
-            Ok((answer, is_clean)) => {
-                (answer.map_err(|wrong| wrong.told(to, ask, &left)), is_clean)
-            }
-            Err(_) => (Err(Fault::Late(ask.bounds.millis).into()), false),
+            Ok((answer, after)) => (answer.map_err(|wrong| wrong.told(to, ask, &left)), after),
+            Err(_) => (Err(Fault::Late(ask.bounds.millis).into()), After::Over),
         }
     }
 
     async fn run(&mut self, ask: &Ask) -> std::result::Result<Answer, Wrong> {
         let begin = self.client.build_transaction().read_only(!ask.writes);
-        let transaction = begin.start().await?;
+        let transaction = begin.start().await.map_err(Wrong::AtBegin)?;
         // The statement at the end settles whether the transaction may write: from then on that can't be said otherwise.
         let millis = ask.bounds.millis;
         let settle = format!(
@@ -191,6 +204,8 @@ impl Connection {
 enum Wrong {
     /// Found here.
     Ours(Error),
+    /// Told, or lost, before the statement was sent.
+    AtBegin(tokio_postgres::Error),
     /// Told by the database, or lost on the way.
     Theirs(tokio_postgres::Error),
     /// As it was told to keep a change.
@@ -208,12 +223,12 @@ impl Wrong {
     fn told(self, to: &Postgres, ask: &Ask, left: &Left) -> Error {
         let error = match self {
             Self::Ours(error) => return error,
-            Self::AtCommit(error) if error.code().is_none() => {
+            Self::AtCommit(error) if is_lost(&error) => {
                 let message =
                     "the connection to the database broke as it was told to keep the change";
                 return Error::new(Kind::Unavailable, "outcome_unknown", message);
             }
-            Self::Theirs(error) | Self::AtCommit(error) => error,
+            Self::AtBegin(error) | Self::Theirs(error) | Self::AtCommit(error) => error,
         };
         if left.is_over() {
             return Fault::TooLarge.into();
@@ -232,6 +247,7 @@ impl Wrong {
                 Fault::Late(ask.bounds.millis).into()
             }
             SqlState::READ_ONLY_SQL_TRANSACTION => Fault::changes().into(),
+            _ if is_lost(&error) => unreachable("it is stopping, or ended the connection"),
             ref code => {
                 let hint = told
                     .hint()

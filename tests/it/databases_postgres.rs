@@ -401,3 +401,53 @@ async fn connections_are_few_and_go_when_nobody_needs_them() {
         .unwrap_err();
     assert_eq!(refused.code(), "database_unusable", "{refused}");
 }
+
+/// Ends the connections to the database that do `what`, as its administrator would, once one of them does.
+async fn end(home: Home, what: &str) -> Home {
+    let ended = format!(
+        "DO $$ DECLARE ended int := 0; BEGIN
+           WHILE ended = 0 LOOP
+             PERFORM pg_stat_clear_snapshot(), pg_sleep(0.01);
+             SELECT count(*) INTO ended FROM pg_stat_activity, pg_terminate_backend(pid, 5000)
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND {what};
+           END LOOP;
+         END $$"
+    );
+    let ending = tokio::task::spawn_blocking(move || {
+        home.execute(&ended);
+        home
+    });
+    ending.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_its_database_ends_is_told_of_as_what_it_is() {
+    let Some((server, home, _)) = with_shop().await else {
+        return;
+    };
+    // Between two queries nobody notices.
+    assert_eq!(server.app.system.queries().idle(), 1);
+    let home = end(home, "state = 'idle'").await;
+    assert_eq!(rows(&server, "SELECT 1").await, json!([[1]]));
+    // A query that was being answered.
+    let (code, home) = tokio::join!(
+        server.code("resource_query", asking("SELECT pg_sleep(20)")),
+        end(home, "state = 'active' AND query LIKE '%sleep(20)%'")
+    );
+    assert_eq!(code, "database_unusable");
+    // A change that was being kept: nobody knows.
+    home.execute(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(20); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER slowly AFTER INSERT ON people DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slowly()",
+    );
+    let insert = json!({"resource_id": "shop", "sql": "INSERT INTO people (name) VALUES ('Bob')", "write": true});
+    let (code, _home) = tokio::join!(
+        server.code("resource_query", insert),
+        end(home, "state = 'active' AND query = 'COMMIT'")
+    );
+    assert_eq!(code, "outcome_unknown");
+    assert_eq!(
+        rows(&server, "SELECT name FROM people ORDER BY name").await,
+        json!([["Ada"], ["Eve"]])
+    );
+}
