@@ -40,9 +40,6 @@ END $$";
 /// Says whose rows the statements that follow see.
 pub(crate) const ENTER: &str = "SELECT set_config('baton.tenant', $1, true)";
 
-/// Begins a transaction that sees the rows of all tenants.
-pub(crate) const BEGIN_FOR_ALL: &str = "BEGIN; SET LOCAL baton.tenant = '*'";
-
 /// Locks tenants until the end of the transaction, always in the same order: what is written for a tenant is written
 /// by one transaction at a time, as with SQLite's one writer. The number keeps these locks apart from others' locks.
 pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(key)::text FROM

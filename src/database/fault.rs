@@ -1,10 +1,12 @@
 //! What databases report, as a caller should see it.
 
+use std::io;
 use std::time::Duration;
 
 use rusqlite::ErrorCode;
 use tokio_postgres::error::SqlState;
 
+use super::wire::Wrong;
 use crate::error::{Error, Kind};
 
 const SOON: Duration = Duration::from_secs(1);
@@ -41,10 +43,33 @@ pub(super) fn of_sqlite(error: rusqlite::Error) -> Error {
 
 /// An error of PostgreSQL.
 pub(super) fn of_postgres(error: tokio_postgres::Error) -> Error {
-    let Some(state) = error.code() else {
-        return unreachable("the connection to the database was lost").with_source(error);
-    };
-    let found = match *state {
+    match error.as_db_error() {
+        None => lost().with_source(error),
+        Some(told) => match of_state(told.code(), told.message()) {
+            Some(found) => found.with_source(error),
+            None => Error::internal(error),
+        },
+    }
+}
+
+/// What went wrong on a connection to PostgreSQL.
+pub(super) fn of_wire(wrong: Wrong) -> Error {
+    match wrong {
+        Wrong::Lost(error) if error.kind() == io::ErrorKind::TimedOut => {
+            unreachable("the database did not answer in time").with_source(error)
+        }
+        Wrong::Lost(error) => lost().with_source(error),
+        Wrong::Value(error) => Error::internal(error),
+        Wrong::Told(told) => match of_state(&told.code, &told.message) {
+            Some(found) => found.with_source(told),
+            None => Error::internal(told),
+        },
+    }
+}
+
+/// What a state tells a caller, if he can do anything about it.
+fn of_state(state: &SqlState, said: &str) -> Option<Error> {
+    Some(match *state {
         SqlState::UNIQUE_VIOLATION => taken(),
         SqlState::DISK_FULL => disk_full(),
         SqlState::T_R_SERIALIZATION_FAILURE
@@ -59,30 +84,24 @@ pub(super) fn of_postgres(error: tokio_postgres::Error) -> Error {
         SqlState::INSUFFICIENT_PRIVILEGE | SqlState::INVALID_PASSWORD => Error::new(
             Kind::Unavailable,
             "store_forbidden",
-            format!("the database refuses: {}", said(&error)),
+            format!("the database refuses: {said}"),
         ),
-        SqlState::INVALID_CATALOG_NAME => unreachable(&said(&error)),
-        _ if is_lost(&error) => unreachable("the database is starting, stopping or gone"),
-        _ => return Error::internal(error),
-    };
-    found.with_source(error)
-}
-
-/// Whether the connection went with it. Class 57, but for the end of one query: the server is stopping, starting or was told to
-/// end the connection. Class 08: the connection broke.
-pub(crate) fn is_lost(error: &tokio_postgres::Error) -> bool {
-    error.code().is_none_or(|state| {
-        *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-            || *state != SqlState::QUERY_CANCELED
-                && (state.code().starts_with("57") || state.code().starts_with("08"))
+        SqlState::INVALID_CATALOG_NAME => unreachable(said),
+        _ if ends_connection(state) => unreachable("the database is starting, stopping or gone"),
+        _ => return None,
     })
 }
 
-/// What the server said.
-pub(super) fn said(error: &tokio_postgres::Error) -> String {
-    error
-        .as_db_error()
-        .map_or_else(|| error.to_string(), |error| error.message().to_owned())
+/// Whether a connection ends with it. Class 57, but for the end of one query: the server is stopping, starting or was told to
+/// end the connection. Class 08: the connection broke.
+pub(crate) fn ends_connection(state: &SqlState) -> bool {
+    *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        || *state != SqlState::QUERY_CANCELED
+            && (state.code().starts_with("57") || state.code().starts_with("08"))
+}
+
+fn lost() -> Error {
+    unreachable("the connection to the database was lost")
 }
 
 /// The database can't be reached now.

@@ -3,6 +3,7 @@
 //! SQL is one text for both, with `$n` parameters; where they differ, [`dialect`] knows. What this module does not know:
 //! tenants, operations, the event log.
 
+mod dial;
 pub(crate) mod dialect;
 mod fault;
 mod lite;
@@ -10,10 +11,12 @@ mod pipe;
 mod place;
 mod postgres;
 mod value;
+mod wire;
 
-pub(crate) use fault::is_lost;
+pub(crate) use dial::Dialled;
+pub(crate) use fault::ends_connection;
 pub(crate) use lite::Lite;
-pub(crate) use pipe::{Fault, Param, Pipe};
+pub(crate) use pipe::{Fault, Many, Pipe};
 pub(crate) use postgres::tls_outside;
 pub use postgres::{Postgres, PostgresError};
 pub(crate) use value::vals;
@@ -84,11 +87,11 @@ impl<'a> Db<'a> {
                 .collect(),
             Backend::Postgres(pipe) => {
                 for (sql, values) in queries {
-                    let values = values.iter().cloned().map(Param::One).collect();
                     pipe.defer(sql, values, None)?;
                 }
-                let mut answers = pipe.flush_rows()?;
-                Ok(answers.split_off(answers.len().saturating_sub(queries.len())))
+                let answers = pipe.flush()?.into_iter().map(|answer| answer.rows);
+                let mut rows: Vec<_> = answers.collect();
+                Ok(rows.split_off(rows.len().saturating_sub(queries.len())))
             }
         })
     }
@@ -97,10 +100,7 @@ impl<'a> Db<'a> {
     pub(crate) fn put(&mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Result<()> {
         self.attempt(|backend| match backend {
             Backend::Sqlite(lite) => lite.defer(sql, values.into()),
-            Backend::Postgres(pipe) => {
-                let values = values.into().into_iter().map(Param::One).collect();
-                pipe.defer(sql, values, Some(1))
-            }
+            Backend::Postgres(pipe) => pipe.defer(sql, &values.into(), Some(1)),
         })
     }
 }

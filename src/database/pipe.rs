@@ -2,16 +2,18 @@
 //! travel together with the next one, in one flight.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
-use futures::{TryStreamExt, poll};
 use tokio::runtime::Runtime;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Statement};
 
+use super::dial::driven;
 use super::value::{Row, Value};
+use super::wire::{Answer, Prepared, Wire, Wrong, encode_text};
 use super::{Postgres, fault, not_one};
 use crate::error::{Error, Result};
 
@@ -22,23 +24,17 @@ const FLIGHT: Duration = Duration::from_secs(70);
 /// many: what it planned while a table was empty reads all of it later, until statistics are gathered.
 const REPLAN: u64 = 16;
 
-/// A parameter: a value, or an array of them.
-#[derive(Debug, Clone)]
-pub(crate) enum Param {
-    One(Value),
-    Many(Vec<Value>),
-}
+/// A parameter that is an array.
+#[derive(Debug)]
+pub(crate) struct Many<'a>(pub(crate) &'a [Value]);
 
-impl ToSql for Param {
+impl ToSql for Many<'_> {
     fn to_sql(
         &self,
         to: &Type,
         out: &mut BytesMut,
     ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match self {
-            Self::One(value) => value.to_sql(to, out),
-            Self::Many(values) => values.to_sql(to, out),
-        }
+        self.0.to_sql(to, out)
     }
 
     fn accepts(_: &Type) -> bool {
@@ -59,39 +55,20 @@ pub(crate) enum Fault {
     Lost,
 }
 
-/// Something to send.
-enum Message {
-    Text(&'static str),
-    Statement {
-        statement: Statement,
-        values: Vec<Param>,
-        /// How many rows it must change.
-        expected: Option<u64>,
-        /// Whether it changes anything.
-        writes: bool,
-        /// Whether its rows go to [`Pipe::take_kept`].
-        kept: bool,
-    },
-}
-
-type Answer = std::result::Result<(Vec<tokio_postgres::Row>, u64), tokio_postgres::Error>;
-
-impl Message {
-    async fn send(&self, client: &Client) -> Answer {
-        match self {
-            Self::Text(text) => client.batch_execute(text).await.map(|()| (Vec::new(), 0)),
-            Self::Statement {
-                statement, values, ..
-            } => {
-                let mut rows = std::pin::pin!(client.query_raw(statement, values).await?);
-                let mut found = Vec::new();
-                while let Some(row) = rows.try_next().await? {
-                    found.push(row);
-                }
-                Ok((found, rows.rows_affected().unwrap_or(0)))
-            }
-        }
-    }
+/// A statement of the next flight.
+struct Deferred {
+    /// The number of the operation that it belongs to.
+    operation: usize,
+    /// Where its bytes begin.
+    begin: usize,
+    /// What its rows are; nothing of one without rows.
+    statement: Option<Arc<Prepared>>,
+    /// How many rows it must change.
+    expected: Option<u64>,
+    /// Whether it changes anything.
+    writes: bool,
+    /// Whether its rows go to [`Pipe::take_kept`].
+    kept: bool,
 }
 
 /// A query with its values.
@@ -107,15 +84,16 @@ struct Rehearsal {
 /// A connection and what waits to be sent on it.
 pub(crate) struct Pipe {
     runtime: Runtime,
-    client: Client,
+    wire: Wire,
     /// By where their texts lie, and how long they are; each with its uses.
-    statements: HashMap<(usize, usize), (Statement, u64)>,
-    /// Messages for the next flight, each with the number of the operation that it belongs to.
-    deferred: Vec<(usize, Message)>,
+    statements: HashMap<(usize, usize), (Arc<Prepared>, u64)>,
+    /// The next flight, and the statements in it.
+    out: BytesMut,
+    deferred: Vec<Deferred>,
     /// Whether a statement is used so much more often than when it was planned.
     is_outgrown: bool,
     operation: usize,
-    /// Where the messages of this operation begin in `deferred`.
+    /// Where the statements of this operation begin in `deferred`.
     mark: usize,
     /// Whether a change of this operation has been sent.
     has_flown: bool,
@@ -139,20 +117,21 @@ impl Pipe {
             .enable_all()
             .build()
             .map_err(Error::internal)?;
-        let client = runtime.block_on(async {
-            let (client, connection) = to.connect().await?;
-            runtime.spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a database connection ended");
-                }
-            });
-            Postgres::begin_session(&client).await?;
-            Ok::<_, Error>(client)
+        let stream = runtime.block_on(async {
+            let mut dialled = to.connect().await?;
+            driven(
+                &mut dialled.connection,
+                Postgres::begin_session(&dialled.client),
+            )
+            .await?;
+            Ok::<_, Error>(dialled.into_stream())
         })?;
+        let stream = stream.ok_or_else(|| Error::internal("a stream that nobody has"))?;
         Ok(Self {
             runtime,
-            client,
+            wire: Wire::new(stream),
             statements: HashMap::new(),
+            out: BytesMut::new(),
             deferred: Vec::new(),
             is_outgrown: false,
             operation: 0,
@@ -168,23 +147,22 @@ impl Pipe {
 
     /// Begins a transaction by `text`, which goes with the next flight, and forgets the one before.
     pub(crate) fn begin(&mut self, text: &'static str) {
+        self.reset(text);
         if std::mem::take(&mut self.is_outgrown) {
-            self.reset("DISCARD PLANS");
-            self.defer_text(text);
-        } else {
-            self.reset(text);
+            self.defer_text("DISCARD PLANS");
         }
     }
 
     /// Gives a transaction up: forgets what was not sent, and the fault. `text` (ROLLBACK) goes with the next flight.
     pub(crate) fn reset(&mut self, text: &'static str) {
         self.deferred.clear();
+        self.out.clear();
         self.fault = None;
         self.writes = false;
         self.kept = None;
         self.foreseen.clear();
         self.operation = usize::MAX;
-        self.deferred.push((self.operation, Message::Text(text)));
+        self.defer_text(text);
     }
 
     /// Says that what follows belongs to operation `number` of a group.
@@ -197,6 +175,9 @@ impl Pipe {
     /// Takes back what the current operation changed, if nothing of it has been sent.
     pub(crate) fn take_back(&mut self) -> bool {
         if !self.has_flown && self.fault.is_none() {
+            if let Some(first) = self.deferred.get(self.mark) {
+                self.out.truncate(first.begin);
+            }
             self.deferred.truncate(self.mark);
         }
         !self.has_flown && self.fault.is_none()
@@ -221,13 +202,12 @@ impl Pipe {
             prepare(self, *operation)?;
             self.enter(*operation);
             places.push(self.deferred.len());
-            let values = values.iter().cloned().map(Param::One).collect();
             self.defer(sql, values, None)?;
         }
-        let mut answers = self.flush_rows()?;
+        let mut answers = self.flush()?;
         for ((operation, question), place) in questions.into_iter().zip(places) {
-            if let Some(rows) = answers.get_mut(place).map(std::mem::take) {
-                self.foreseen.insert(operation, (question, rows));
+            if let Some(answer) = answers.get_mut(place).map(std::mem::take) {
+                self.foreseen.insert(operation, (question, answer.rows));
             }
         }
         Ok(())
@@ -239,12 +219,11 @@ impl Pipe {
     }
 
     /// Sends a query with the next flight; [`Pipe::take_kept`] has its rows then.
-    pub(crate) fn defer_kept(&mut self, sql: &'static str, values: Vec<Param>) -> Result<()> {
-        let mut message = self.message(sql, values, None)?;
-        if let Message::Statement { kept, .. } = &mut message {
-            *kept = true;
+    pub(crate) fn defer_kept(&mut self, sql: &'static str, values: &[impl ToSql]) -> Result<()> {
+        self.defer(sql, values, None)?;
+        if let Some(last) = self.deferred.last_mut() {
+            last.kept = true;
         }
-        self.deferred.push((self.operation, message));
         Ok(())
     }
 
@@ -263,19 +242,23 @@ impl Pipe {
 
     /// Whether the connection is of no more use.
     pub(crate) fn is_lost(&self) -> bool {
-        self.client.is_closed() || matches!(self.fault, Some((Fault::Lost, _)))
+        self.wire.is_lost() || matches!(self.fault, Some((Fault::Lost, _)))
     }
 
-    /// Sends `text` with the next flight.
+    /// Sends `text`, a statement without values or rows, with the next flight.
     pub(crate) fn defer_text(&mut self, text: &'static str) {
-        self.deferred.push((self.operation, Message::Text(text)));
+        let begin = self.out.len();
+        match encode_text(text, &mut self.out) {
+            Ok(()) => self.push(begin, None, None, false),
+            Err(error) => drop(self.fail(Wrong::Value(error.into()), self.operation)),
+        }
     }
 
     /// Sends a statement with the next flight, which fails unless it changes as many rows as `expected`.
     pub(crate) fn defer(
         &mut self,
         sql: &'static str,
-        values: Vec<Param>,
+        values: &[impl ToSql],
         expected: Option<u64>,
     ) -> Result<()> {
         if let Some(rehearsal) = &mut self.rehearsal {
@@ -286,9 +269,39 @@ impl Pipe {
             self.writes = true;
             self.foreseen.remove(&self.operation);
         }
-        let message = self.message(sql, values, expected)?;
-        self.deferred.push((self.operation, message));
+        let statement = self.statement(sql)?;
+        if statement.parameters() != values.len() {
+            self.fault = Some((Fault::Refused, self.operation));
+            return Err(Error::internal(format!(
+                "{} values for {} parameters: {sql}",
+                values.len(),
+                statement.parameters()
+            )));
+        }
+        let begin = self.out.len();
+        if let Err(wrong) = statement.encode(values, &mut self.out) {
+            self.out.truncate(begin);
+            return Err(self.fail(wrong, self.operation));
+        }
+        self.push(begin, Some(statement), expected, changes(sql));
         Ok(())
+    }
+
+    fn push(
+        &mut self,
+        begin: usize,
+        statement: Option<Arc<Prepared>>,
+        expected: Option<u64>,
+        writes: bool,
+    ) {
+        self.deferred.push(Deferred {
+            operation: self.operation,
+            begin,
+            statement,
+            expected,
+            writes,
+            kept: false,
+        });
     }
 
     /// Sends everything that waits, and this statement; returns its rows and how many it changed.
@@ -305,146 +318,91 @@ impl Pipe {
         {
             return Ok((rows, 0));
         }
-        self.fly_with(sql, values.iter().cloned().map(Param::One).collect())
-    }
-
-    /// As [`Pipe::fly`], with arrays.
-    pub(crate) fn fly_with(
-        &mut self,
-        sql: &'static str,
-        values: Vec<Param>,
-    ) -> Result<(Vec<Row>, u64)> {
         self.defer(sql, values, None)?;
-        let (rows, changed) = self.flush()?.pop().unwrap_or_default();
-        let rows: Result<Vec<Row>> = rows.iter().map(row).collect();
-        Ok((rows?, changed))
-    }
-
-    /// Sends everything that waits; returns the rows of each.
-    pub(crate) fn flush_rows(&mut self) -> Result<Vec<Vec<Row>>> {
-        let answers = self.flush()?;
-        let rows = |(rows, _): &(Vec<tokio_postgres::Row>, u64)| rows.iter().map(row).collect();
-        answers.iter().map(rows).collect()
+        let answer = self.flush()?.pop().unwrap_or_default();
+        Ok((answer.rows, answer.changed))
     }
 
     /// Sends everything that waits, in order, and awaits all answers.
-    pub(crate) fn flush(&mut self) -> Result<Vec<(Vec<tokio_postgres::Row>, u64)>> {
+    pub(crate) fn flush(&mut self) -> Result<Vec<Answer>> {
         if self.rehearsal.is_some() {
             return Err(Error::internal("an answer in a rehearsal"));
         }
         let sent = std::mem::take(&mut self.deferred);
-        self.has_flown |= sent[self.mark.min(sent.len())..]
-            .iter()
-            .any(|(_, message)| matches!(message, Message::Statement { writes: true, .. }));
+        self.has_flown |= sent
+            .get(self.mark..)
+            .is_some_and(|own| own.iter().any(|statement| statement.writes));
         self.mark = 0;
-        let client = &self.client;
-        let flight = async {
-            let mut running: Vec<MaybeDone<BoxFuture<'_, Answer>>> = sent
-                .iter()
-                .map(|(_, message)| maybe_done(message.send(client).boxed()))
-                .collect();
-            // A message is written when its future is polled first: in this order.
-            for message in &mut running {
-                let _ = poll!(&mut *message);
+        let statements: Vec<_> = sent.iter().map(|sent| sent.statement.as_deref()).collect();
+        let flight = self.wire.fly(&mut self.out, &statements);
+        let (mut answers, outcome) = in_time(&self.runtime, flight)
+            .unwrap_or_else(|late| (Vec::new(), Err(Wrong::Lost(late))));
+        self.out.clear();
+        for (sent, answer) in sent.iter().zip(&mut answers) {
+            if let Some(expected) = sent.expected
+                && answer.changed != expected
+            {
+                self.fault = Some((Fault::Refused, sent.operation));
+                return Err(not_one(answer.changed));
             }
-            let mut answers = Vec::with_capacity(running.len());
-            for message in &mut running {
-                (&mut *message).await;
-                answers.extend(std::pin::Pin::new(message).take_output());
-            }
-            answers
-        };
-        let answers = self
-            .runtime
-            .block_on(async { tokio::time::timeout(FLIGHT, flight).await });
-        let Ok(answers) = answers else {
-            self.fault = Some((Fault::Lost, usize::MAX));
-            return Err(fault::unreachable("the database did not answer in time"));
-        };
-        let mut all = Vec::with_capacity(answers.len());
-        for ((operation, message), answer) in sent.iter().zip(answers) {
-            match (answer, message) {
-                (
-                    Ok((_, rows)),
-                    Message::Statement {
-                        expected: Some(expected),
-                        ..
-                    },
-                ) if rows != *expected => {
-                    self.fault = Some((Fault::Refused, *operation));
-                    return Err(not_one(rows));
-                }
-                (Ok((rows, changed)), Message::Statement { kept: true, .. }) => {
-                    self.kept = Some(rows.iter().map(row).collect::<Result<_>>()?);
-                    all.push((Vec::new(), changed));
-                }
-                (Ok(answer), _) => all.push(answer),
-                // The first failure is the cause of those behind it.
-                (Err(error), _) => return Err(self.fail(error, *operation)),
+            if sent.kept {
+                self.kept = Some(std::mem::take(&mut answer.rows));
             }
         }
-        Ok(all)
+        // Nothing behind a statement that failed was begun.
+        let culprit = sent
+            .get(answers.len())
+            .map_or(usize::MAX, |sent| sent.operation);
+        outcome.map_err(|wrong| self.fail(wrong, culprit))?;
+        Ok(answers)
     }
 
-    fn fail(&mut self, error: tokio_postgres::Error, operation: usize) -> Error {
-        use tokio_postgres::error::SqlState as S;
-        let fault = match error.code() {
-            _ if fault::is_lost(&error) => Fault::Lost,
-            Some(&S::T_R_SERIALIZATION_FAILURE | &S::T_R_DEADLOCK_DETECTED) => Fault::Again,
-            _ => Fault::Refused,
+    fn fail(&mut self, wrong: Wrong, operation: usize) -> Error {
+        type S = SqlState;
+        let fault = match &wrong {
+            Wrong::Lost(_) => Fault::Lost,
+            Wrong::Told(told) if fault::ends_connection(&told.code) => Fault::Lost,
+            Wrong::Told(told)
+                if [S::T_R_SERIALIZATION_FAILURE, S::T_R_DEADLOCK_DETECTED]
+                    .contains(&told.code) =>
+            {
+                Fault::Again
+            }
+            Wrong::Told(_) | Wrong::Value(_) => Fault::Refused,
         };
         self.fault = Some((fault, operation));
-        fault::of_postgres(error)
+        fault::of_wire(wrong)
     }
 
-    fn message(
-        &mut self,
-        sql: &'static str,
-        values: Vec<Param>,
-        expected: Option<u64>,
-    ) -> Result<Message> {
+    /// The statement of a text, which the server parses when it is used first.
+    fn statement(&mut self, sql: &'static str) -> Result<Arc<Prepared>> {
         let place = (sql.as_ptr().addr(), sql.len());
-        let statement = if let Some((statement, uses)) = self.statements.get_mut(&place) {
+        if let Some((statement, uses)) = self.statements.get_mut(&place) {
             *uses += 1;
             self.is_outgrown |= *uses >= REPLAN && uses.is_power_of_two();
-            statement.clone()
-        } else {
-            let prepared = self.runtime.block_on(self.client.prepare(sql));
-            let statement = prepared.map_err(|error| self.fail(error, self.operation))?;
-            self.statements.insert(place, (statement.clone(), 1));
-            statement
-        };
-        if statement.params().len() != values.len() {
-            self.fault = Some((Fault::Refused, self.operation));
-            return Err(Error::internal(format!(
-                "{} values for {} parameters: {sql}",
-                values.len(),
-                statement.params().len()
-            )));
+            return Ok(statement.clone());
         }
-        Ok(Message::Statement {
-            statement,
-            values,
-            expected,
-            writes: changes(sql),
-            kept: false,
-        })
+        let prepared = in_time(&self.runtime, self.wire.prepare(sql))
+            .unwrap_or_else(|late| Err(Wrong::Lost(late)));
+        let statement = Arc::new(prepared.map_err(|wrong| self.fail(wrong, self.operation))?);
+        self.statements.insert(place, (statement.clone(), 1));
+        Ok(statement)
     }
 
     /// Runs several statements that nobody prepares: migrations.
     pub(crate) fn run_all(&mut self, sql: &str) -> Result<()> {
-        let run = self.runtime.block_on(self.client.batch_execute(sql));
-        run.map_err(|error| self.fail(error, self.operation))
+        let run = self.runtime.block_on(self.wire.run(sql));
+        run.map_err(|wrong| self.fail(wrong, self.operation))
     }
+}
+
+/// What a request comes to, unless that takes too long.
+fn in_time<T>(runtime: &Runtime, request: impl Future<Output = T>) -> io::Result<T> {
+    let limited = async { tokio::time::timeout(FLIGHT, request).await };
+    runtime.block_on(limited).map_err(io::Error::from)
 }
 
 /// Whether a statement changes anything, by how our own begin.
 fn changes(sql: &str) -> bool {
     !sql.starts_with("SELECT") && !sql.starts_with("WITH RECURSIVE")
-}
-
-fn row(row: &tokio_postgres::Row) -> Result<Row> {
-    let values: std::result::Result<Vec<Value>, _> =
-        (0..row.len()).map(|index| row.try_get(index)).collect();
-    values.map(Row).map_err(Error::internal)
 }

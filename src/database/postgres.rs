@@ -11,10 +11,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::{BuilderVerifierExt, Verifier};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::dial::{DialError, Dialled, dial};
 use super::fault;
 use crate::error::{Error, Kind, Result};
 
@@ -105,22 +105,14 @@ impl Postgres {
         })))
     }
 
-    /// Connects. The second half of the answer must be polled for the first one to work.
-    pub(crate) async fn connect(
-        &self,
-    ) -> Result<(
-        Client,
-        Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
-    )> {
-        self.0
-            .config
-            .connect(self.0.tls.clone())
-            .await
-            .map_err(|error| match error.code() {
-                Some(_) => fault::of_postgres(error),
-                None => fault::unreachable(&format!("{} can't be reached: {error}", self.0.shown))
-                    .with_source(error),
-            })
+    /// Connects. [`Dialled::connection`] must be polled for the client to work.
+    pub(crate) async fn connect(&self) -> Result<Dialled> {
+        let dialled = dial(&self.0.config, &self.0.tls).await;
+        dialled.map_err(|error| match error {
+            DialError::Login(error) if error.code().is_some() => fault::of_postgres(error),
+            error => fault::unreachable(&format!("{} can't be reached: {error}", self.0.shown))
+                .with_source(error),
+        })
     }
 
     /// What is said first on a connection.
@@ -129,11 +121,13 @@ impl Postgres {
             .batch_execute(BEGIN_SESSION)
             .await
             .map_err(fault::of_postgres)?;
-        let version = client
-            .query_one("SELECT current_setting('server_version_num')::bigint", &[])
-            .await
-            .map_err(fault::of_postgres)?
-            .get::<_, i64>(0);
+        let told = client.simple_query("SHOW server_version_num").await;
+        let told = told.map_err(fault::of_postgres)?;
+        let version = told.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
+            _ => None,
+        });
+        let version = version.ok_or_else(|| Error::internal("a server without a version"))?;
         if version < OLDEST {
             return Err(Error::new(
                 Kind::Unavailable,

@@ -23,7 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::target::{Postgres, Tls};
 use super::values::{Field, Parameter};
 use super::{Answer, Ask, Column, Fault, Rows};
-use crate::database::{is_lost, tls_outside};
+use crate::database::{ends_connection, tls_outside};
 use crate::error::{Error, Kind, Result};
 use crate::reach::Reach;
 
@@ -247,7 +247,9 @@ impl Wrong {
                 Fault::Late(ask.bounds.millis).into()
             }
             SqlState::READ_ONLY_SQL_TRANSACTION => Fault::changes().into(),
-            _ if is_lost(&error) => unreachable("it is stopping, or ended the connection"),
+            ref code if ends_connection(code) => {
+                unreachable("it is stopping, or ended the connection")
+            }
             ref code => {
                 let hint = told
                     .hint()
@@ -257,6 +259,11 @@ impl Wrong {
             }
         }
     }
+}
+
+/// Whether the connection is gone, by the request that failed on it.
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(ends_connection)
 }
 
 /// Why no connection was made. What the server says of it may name who asks.

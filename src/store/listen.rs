@@ -16,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, Statement};
 
 use super::hub::Hub;
 use crate::clock::{Clock, Time};
-use crate::database::{Postgres, dialect};
+use crate::database::{Dialled, Postgres, dialect};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 
@@ -95,7 +95,11 @@ struct Ear {
 impl Ear {
     /// Tells and hears until the connection is lost (an error) or nobody can tell any more.
     async fn listen(&mut self, commits: &mut UnboundedReceiver<Vec<TenantId>>) -> Result<()> {
-        let (client, mut connection) = self.to.connect().await?;
+        let Dialled {
+            client,
+            mut connection,
+            ..
+        } = self.to.connect().await?;
         let (heard, mut notifications) = mpsc::unbounded_channel();
         let mut driver = JoinSet::new();
         driver.spawn(async move {

@@ -16,7 +16,7 @@ use super::hub::Hub;
 use super::job::{Desk, Job, Queue, Taken};
 use super::listen::Teller;
 use super::log::{self, Head, Log};
-use crate::database::{Backend, Db, Fault, Param, Pipe, Postgres, Value, dialect, vals};
+use crate::database::{Backend, Db, Fault, Many, Pipe, Postgres, Value, dialect, vals};
 use crate::error::{Error, Kind, Result};
 use crate::id::TenantId;
 
@@ -256,9 +256,10 @@ impl Writer {
         let tenants: Vec<Value> = tenants(jobs).iter().map(Value::from).collect();
         for question in 0..QUESTIONS {
             let asked = self.line.pipe().and_then(|pipe| {
-                pipe.begin(dialect::BEGIN_FOR_ALL);
+                pipe.begin("BEGIN");
+                enter(pipe, None)?;
                 // The transaction has these locks for as long as it lives: behind them it has ended.
-                pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
+                pipe.defer(dialect::LOCK, &[Many(&tenants)], None)?;
                 let (rows, _) = pipe.fly(dialect::WITNESS, &witness)?;
                 Ok(!rows.is_empty())
             });
@@ -379,22 +380,18 @@ fn foresee(pipe: &mut Pipe, jobs: &mut [Box<dyn Job>]) -> Result<()> {
 
 fn begin(pipe: &mut Pipe, jobs: &[Box<dyn Job>]) -> Result<()> {
     let tenants = tenants(jobs);
-    if let [only] = tenants.as_slice() {
-        pipe.begin("BEGIN");
-        enter(pipe, Some(only))?;
-    } else {
-        pipe.begin(dialect::BEGIN_FOR_ALL);
-    }
+    pipe.begin("BEGIN");
+    enter(pipe, tenants.first().filter(|_| tenants.len() == 1))?;
     let tenants: Vec<Value> = tenants.iter().map(Value::from).collect();
-    pipe.defer(dialect::LOCK, vec![Param::Many(tenants.clone())], None)?;
+    pipe.defer(dialect::LOCK, &[Many(&tenants)], None)?;
     // Each statement sees what was committed before it began: behind the locks, these are the newest heads.
-    pipe.defer_kept(dialect::HEADS, vec![Param::Many(tenants)])
+    pipe.defer_kept(dialect::HEADS, &[Many(&tenants)])
 }
 
 /// Shows the statements that follow the rows of `tenant`, or of all.
 fn enter(pipe: &mut Pipe, tenant: Option<&TenantId>) -> Result<()> {
     let name = tenant.map_or("*", TenantId::as_str);
-    pipe.defer(dialect::ENTER, vec![Param::One(name.into())], None)
+    pipe.defer(dialect::ENTER, &[name], None)
 }
 
 /// Writes the group's events and the heads of their tenants, and makes sure that everything before was taken. Returns
@@ -435,8 +432,12 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
                 .zip(log::row(event))
                 .for_each(|(column, value)| column.push(value));
         }
-        let columns = columns.into_iter().chain(heads_moved).map(Param::Many);
-        pipe.defer(dialect::EVENTS, columns.collect(), None)?;
+        let columns: Vec<Many<'_>> = columns
+            .iter()
+            .chain(&heads_moved)
+            .map(|values| Many(values))
+            .collect();
+        pipe.defer(dialect::EVENTS, &columns, None)?;
     }
     pipe.flush()?;
     Ok(witness)
