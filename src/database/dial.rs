@@ -142,7 +142,7 @@ async fn in_time<T>(
     let Some(limit) = config.get_connect_timeout() else {
         return connect.await;
     };
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time");
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     tokio::time::timeout(*limit, connect).await.map_err(late)?
 }
 

@@ -103,6 +103,14 @@ impl<'a> Db<'a> {
             Backend::Postgres(pipe) => pipe.defer(sql, &values.into(), Some(1)),
         })
     }
+
+    /// Changes any number of rows. It may travel with a later statement, so its failure may show there.
+    pub(crate) fn put_any(&mut self, sql: &'static str, values: &[Value]) -> Result<()> {
+        self.attempt(|backend| match backend {
+            Backend::Sqlite(lite) => lite.execute(sql, values).map(drop),
+            Backend::Postgres(pipe) => pipe.defer(sql, values, None),
+        })
+    }
 }
 
 fn not_one(rows: u64) -> Error {

@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 /// After how long an unanswered flight is given up, and the connection with it.
 const FLIGHT: Duration = Duration::from_secs(70);
 
-/// After how many uses of a statement the server plans it anew for the first time, and then whenever they are twice as
-/// many: what it planned while a table was empty reads all of it later, until statistics are gathered.
+/// After how many uses of a statement the server plans anew for the first time, and then whenever they are twice as many as
+/// when it last did: what it planned while a table was empty reads all of it later, until statistics are gathered.
 const REPLAN: u64 = 16;
 
 /// A parameter that is an array.
@@ -71,6 +71,14 @@ struct Deferred {
     kept: bool,
 }
 
+/// A statement that the server knows.
+struct Known {
+    statement: Arc<Prepared>,
+    uses: u64,
+    /// How many of these there were when all plans were thrown away.
+    planned: u64,
+}
+
 /// A query with its values.
 pub(crate) type Question = (&'static str, Vec<Value>);
 
@@ -85,8 +93,8 @@ struct Rehearsal {
 pub(crate) struct Pipe {
     runtime: Runtime,
     wire: Wire,
-    /// By where their texts lie, and how long they are; each with its uses.
-    statements: HashMap<(usize, usize), (Arc<Prepared>, u64)>,
+    /// By where their texts lie, and how long they are.
+    statements: HashMap<(usize, usize), Known>,
     /// The next flight, and the statements in it.
     out: BytesMut,
     deferred: Vec<Deferred>,
@@ -150,6 +158,9 @@ impl Pipe {
         self.reset(text);
         if std::mem::take(&mut self.is_outgrown) {
             self.defer_text("DISCARD PLANS");
+            for known in self.statements.values_mut() {
+                known.planned = known.uses;
+            }
         }
     }
 
@@ -377,15 +388,20 @@ impl Pipe {
     /// The statement of a text, which the server parses when it is used first.
     fn statement(&mut self, sql: &'static str) -> Result<Arc<Prepared>> {
         let place = (sql.as_ptr().addr(), sql.len());
-        if let Some((statement, uses)) = self.statements.get_mut(&place) {
-            *uses += 1;
-            self.is_outgrown |= *uses >= REPLAN && uses.is_power_of_two();
-            return Ok(statement.clone());
+        if let Some(known) = self.statements.get_mut(&place) {
+            known.uses += 1;
+            self.is_outgrown |= known.uses >= REPLAN.max(known.planned * 2);
+            return Ok(known.statement.clone());
         }
         let prepared = in_time(&self.runtime, self.wire.prepare(sql))
             .unwrap_or_else(|late| Err(Wrong::Lost(late)));
         let statement = Arc::new(prepared.map_err(|wrong| self.fail(wrong, self.operation))?);
-        self.statements.insert(place, (statement.clone(), 1));
+        let known = Known {
+            statement: statement.clone(),
+            uses: 1,
+            planned: 0,
+        };
+        self.statements.insert(place, known);
         Ok(statement)
     }
 

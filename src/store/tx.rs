@@ -43,6 +43,14 @@ impl<'a> Tx<'a> {
         self.db.put(sql, values)
     }
 
+    /// As [`Tx::put`], of any number of rows: where it does not matter how many there are.
+    ///
+    /// # Errors
+    /// As [`Tx::execute`].
+    pub fn put_any(&mut self, sql: &'static str, values: &[Value]) -> Result<()> {
+        self.db.put_any(sql, values)
+    }
+
     /// All rows of a query.
     ///
     /// # Errors

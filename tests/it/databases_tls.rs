@@ -1,18 +1,20 @@
-//! PostgreSQL databases of tenants over TLS, when the tests have a server: in front of it stands one that speaks TLS as
-//! PostgreSQL does.
+//! PostgreSQL databases of tenants, and the server's own, over TLS, when the tests have a server: in front of it stands one that
+//! speaks TLS as PostgreSQL does.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use baton::clock::Clock;
 use baton::config::Config;
 use baton::reach::Reach;
+use baton::store::{Hub, Place, Postgres, Store};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -125,6 +127,77 @@ async fn certificates_of_databases_are_checked_where_it_is_asked_for() {
         match answer {
             Ok(rows) => assert_eq!(rows, json!([[42]]), "{uri}"),
             Err(said) => assert!(!said.contains("s3cret"), "{said}"),
+        }
+    }
+}
+
+/// Opens the server's own database at `url`, and lets go of it.
+async fn open(url: String) -> Result<(), String> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let to = Postgres::parse(&url).map_err(|error| error.to_string())?;
+        let store = Store::open(&Place::Postgres(to), Hub::default(), &Clock::system());
+        store
+            .map(|store| store.close())
+            .map_err(|error| error.to_string())
+    });
+    opened.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_database_is_reached_as_its_url_says() {
+    let home = Home::new();
+    let Some(uri) = home.database() else { return };
+    let (user, place) = uri.split_once("://").unwrap().1.split_once('@').unwrap();
+    let (host, name) = place.split_once('/').unwrap();
+    let port = host.split_once(':').unwrap().1;
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("authority.pem");
+    std::fs::write(&file, authority.pem()).unwrap();
+    let trusted = format!("sslmode=verify-full&sslrootcert={}", file.display());
+    let mut running = JoinSet::new();
+    let other = front(host.to_owned(), &authority.sign(), &mut running).await;
+    let named = authority.sign_for("127.0.0.2");
+    let named = front(host.to_owned(), &named, &mut running).await;
+    let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
+    let behind = host.to_owned();
+    running.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut behind = TcpStream::connect(&behind).await.unwrap();
+            connections.spawn(async move { copy_bidirectional(&mut stream, &mut behind).await });
+        }
+    });
+    let socket = folder.path().display().to_string().replace('/', "%2F");
+    for (place, with, works) in [
+        (&*named, &*trusted, true),
+        (&named, "sslmode=require", true),
+        (&named, "sslmode=prefer", true),
+        (&named, "sslmode=disable", false),
+        (&other, &trusted, false),
+        (host, "sslmode=require", false),
+        (host, "sslmode=prefer", true),
+        (&socket, "sslmode=prefer", true),
+        (&socket, "sslmode=require", false),
+        // The next one is asked where nobody answers.
+        (&format!("127.0.0.1:1,{host}"), "", true),
+        (
+            &format!("127.0.0.1:1,{host}"),
+            "load_balance_hosts=random",
+            true,
+        ),
+        (&format!("nowhere.invalid,127.0.0.1:{port}"), "", true),
+        (&format!("nowhere.invalid:1,{host}"), "", true),
+        (&format!(":{port}"), "hostaddr=127.0.0.1", true),
+        (host, "target_session_attrs=read-write", true),
+        (host, "target_session_attrs=read-only", false),
+        (host, "keepalives_interval=5&keepalives_retries=3", true),
+    ] {
+        let url = format!("postgres://{user}:s3cret@{place}/{name}?{with}");
+        let opened = open(url.clone()).await;
+        assert_eq!(opened.is_ok(), works, "{url}: {opened:?}");
+        if let Err(said) = opened {
+            assert!(!said.contains("s3cret"), "{said}");
         }
     }
 }
