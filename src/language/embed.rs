@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use pulp::{Arch, NullaryFnOnce};
+
 use super::words::{self, Word};
 
 /// Dimensions of a vector.
 pub(crate) const DIMS: usize = 256;
-/// Bytes of a vector in the database: its scale, then its values.
-pub(crate) const BYTES: usize = 4 + DIMS;
 /// The shortest beginning that may stand for a word that is not known.
 const SHORTEST: usize = 4;
 /// How much such a beginning counts.
@@ -23,7 +23,7 @@ static MODEL: LazyLock<Model> = LazyLock::new(|| Model::read(FILE));
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Vector {
     pub(crate) scale: f32,
-    pub(crate) values: Box<[i8]>,
+    pub(crate) values: Box<[i8; DIMS]>,
 }
 
 struct Model {
@@ -39,35 +39,66 @@ pub(crate) fn embed(words: &[Word]) -> Option<Vector> {
     MODEL.sum(words).map(|sum| Vector::of(&sum))
 }
 
-/// The cosine of two vectors, from their values and scales.
-pub(crate) fn cosine(a: (&[i8], f32), b: (&[i8], f32)) -> f32 {
-    let products = a.0.iter().zip(b.0);
+/// The cosines of a vector with many, from their values and their scales.
+pub(crate) fn cosines(of: &Vector, values: &[[i8; DIMS]], scales: &[f32]) -> Vec<f32> {
+    Arch::new().dispatch(Cosines { of, values, scales })
+}
+
+/// What is reckoned with the widest registers that the processor has.
+struct Cosines<'a> {
+    of: &'a Vector,
+    values: &'a [[i8; DIMS]],
+    scales: &'a [f32],
+}
+
+impl NullaryFnOnce for Cosines<'_> {
+    type Output = Vec<f32>;
+
+    #[expect(
+        clippy::inline_always,
+        reason = "only what is part of it is compiled for these registers"
+    )]
+    #[inline(always)]
+    fn call(self) -> Vec<f32> {
+        let values = self.values.iter().zip(self.scales);
+        let cosines =
+            values.map(|(values, scale)| product(&self.of.values, values) * self.of.scale * scale);
+        cosines.collect()
+    }
+}
+
+#[expect(clippy::inline_always, reason = "see its callers")]
+#[inline(always)]
+fn product(a: &[i8; DIMS], b: &[i8; DIMS]) -> f32 {
+    let products = a.iter().zip(b);
     let sum: i32 = products.map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
     #[expect(
         clippy::cast_precision_loss,
         reason = "below 2^23: 256 products of 127 x 127"
     )]
     let sum = sum as f32;
-    sum * a.1 * b.1
+    sum
 }
 
 impl Vector {
     /// The direction of `sum`.
-    fn of(sum: &[f32]) -> Self {
+    fn of(sum: &[f32; DIMS]) -> Self {
         let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
         let most = sum.iter().fold(0_f32, |most, value| most.max(value.abs()));
         #[expect(clippy::cast_possible_truncation, reason = "at most 127")]
-        let values = sum
-            .iter()
-            .map(|value| (value / most * 127.0).round() as i8)
-            .collect();
+        let cell = |value: f32| (value / most * 127.0).round() as i8;
         Self {
             scale: most / length / 127.0,
-            values,
+            values: Box::new(std::array::from_fn(|at| cell(sum[at]))),
         }
     }
 
-    /// As the database keeps it.
+    /// The cosine of the angle between both.
+    pub(crate) fn cosine(&self, other: &Self) -> f32 {
+        product(&self.values, &other.values) * self.scale * other.scale
+    }
+
+    /// As the database keeps it: its scale, then its values.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let values = self.values.iter().map(|value| value.cast_unsigned());
         self.scale.to_le_bytes().into_iter().chain(values).collect()
@@ -75,10 +106,11 @@ impl Vector {
 
     /// From what the database keeps; `None` when that is no vector of this model.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (scale, values) = bytes.split_first_chunk::<4>()?;
-        (bytes.len() == BYTES).then(|| Self {
+        let (scale, values) = bytes.split_first_chunk()?;
+        let values: &[u8; DIMS] = values.try_into().ok()?;
+        Some(Self {
             scale: f32::from_le_bytes(*scale),
-            values: values.iter().map(|byte| byte.cast_signed()).collect(),
+            values: Box::new(values.map(u8::cast_signed)),
         })
     }
 }
@@ -166,8 +198,11 @@ mod tests {
                 assert!(off.abs() < 1e-4, "{sample}");
             }
             let vector = Vector::of(&sum);
-            let own = (&*vector.values, vector.scale);
-            assert!((cosine(own, own) - 1.0).abs() < 0.01);
+            assert!((vector.cosine(&vector) - 1.0).abs() < 0.01);
+            let values = [*vector.values, [0; DIMS], *vector.values];
+            let all = cosines(&vector, &values, &[vector.scale, 0.0, -vector.scale]);
+            let own = vector.cosine(&vector);
+            assert_eq!(all, [own, 0.0, -own]);
             assert_eq!(Vector::from_bytes(&vector.to_bytes()), Some(vector));
         }
     }

@@ -7,5 +7,5 @@ mod page;
 pub(crate) mod words;
 
 pub(crate) use alike::Shape;
-pub(crate) use embed::{DIMS, Vector, cosine, embed};
+pub(crate) use embed::{DIMS, Vector, cosines, embed};
 pub(crate) use page::page;

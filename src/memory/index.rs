@@ -9,7 +9,7 @@ use super::{Eyes, Kind, Reach};
 use crate::clock::Time;
 use crate::id::{AgentId, MemoryId, TaskId};
 use crate::language::words::{self, Word};
-use crate::language::{DIMS, Vector, cosine};
+use crate::language::{DIMS, Vector, cosines};
 
 /// The most words that stand in for one that the tenant never used.
 const STAND_INS: usize = 3;
@@ -87,9 +87,11 @@ pub(super) struct Index {
     slots: HashMap<MemoryId, u32>,
     docs: Vec<Option<Doc>>,
     free: Vec<u32>,
-    values: Vec<i8>,
+    values: Vec<[i8; DIMS]>,
     /// Zero for an entry without a vector.
     scales: Vec<f32>,
+    /// How many words each has.
+    lengths: Vec<u32>,
     known: HashMap<Arc<str>, u32>,
     vocabulary: Vec<Entry>,
     stems: HashMap<String, usize>,
@@ -119,10 +121,11 @@ impl Index {
             self.vocabulary[at(word)].spread += 1;
         }
         self.length += words.len();
+        self.lengths[at(slot)] = u32::try_from(words.len()).unwrap_or(u32::MAX);
         let vector = loaded.vector.as_deref().and_then(Vector::from_bytes);
         if let Some(vector) = vector {
             self.scales[at(slot)] = vector.scale;
-            self.values[at(slot) * DIMS..][..DIMS].copy_from_slice(&vector.values);
+            self.values[at(slot)] = *vector.values;
         }
         self.slots.insert(loaded.facts.id.clone(), slot);
         let facts = loaded.facts;
@@ -170,7 +173,8 @@ impl Index {
         self.free.pop().unwrap_or_else(|| {
             self.docs.push(None);
             self.scales.push(0.0);
-            self.values.resize(self.docs.len() * DIMS, 0);
+            self.lengths.push(0);
+            self.values.push([0; DIMS]);
             u32::try_from(self.docs.len() - 1).expect("fewer entries than 2^32")
         })
     }
@@ -284,16 +288,8 @@ impl Index {
 
     /// The entries that answer the query best, best first.
     pub(super) fn search(&self, query: &Query, limit: usize) -> Vec<Found> {
-        let open: Vec<bool> = self
-            .docs
-            .iter()
-            .map(|doc| doc.as_ref().is_some_and(|doc| doc.answers(query)))
-            .collect();
         let terms = self.terms(&query.words);
-        let fused = rank::fuse(
-            &self.by_words(&terms, &open),
-            &self.by_meaning(query, &open),
-        );
+        let fused = rank::fuse(&self.by_words(&terms, query), &self.by_meaning(query));
         let mut found: Vec<(f64, &Doc, Fused)> = fused
             .into_iter()
             .filter_map(|(slot, fused)| {
@@ -326,7 +322,7 @@ impl Index {
     }
 
     /// The best by their words, with how much of the query they cover.
-    fn by_words(&self, terms: &[Term], open: &[bool]) -> Vec<(u32, f64)> {
+    fn by_words(&self, terms: &[Term], query: &Query) -> Vec<(u32, f64)> {
         let all = number(self.slots.len());
         let usual = number(self.length) / all.max(1.0);
         let rarity = |term: &Term| {
@@ -338,54 +334,91 @@ impl Index {
         for term in terms {
             let rarity = rarity(term);
             for (slot, times) in term.stem.iter().flat_map(|stem| &self.postings[*stem]) {
-                let Some(doc) = self.docs[at(*slot)].as_ref().filter(|_| open[at(*slot)]) else {
-                    continue;
-                };
-                let length = (number(doc.words.len()), usual);
+                let length = (f64::from(self.lengths[at(*slot)]), usual);
                 let (score, covered) = &mut scores[at(*slot)];
                 *score += term.weight * rank::bm25(rarity, f64::from(*times), length);
                 *covered += term.weight * rarity / whole;
             }
         }
-        let scores = (0..).zip(scores).filter(|(_, (score, _))| *score > 0.0);
-        let best = self.best(scores.map(|(slot, (score, covered))| (slot, score, covered)));
+        let best = self.best(query, || {
+            let scores = (0..).zip(&scores).filter(|(_, (score, _))| *score > 0.0);
+            scores.map(|(slot, (score, covered))| (slot, *score, *covered))
+        });
         best.into_iter()
             .map(|(slot, _, covered)| (slot, covered))
             .collect()
     }
 
     /// The nearest by their meaning, with their cosines.
-    fn by_meaning(&self, query: &Query, open: &[bool]) -> Vec<(u32, f64)> {
+    fn by_meaning(&self, query: &Query) -> Vec<(u32, f64)> {
         let Some(vector) = &query.vector else {
             return Vec::new();
         };
-        let asked = (&*vector.values, vector.scale);
-        let vectors = self.values.chunks_exact(DIMS).zip(&self.scales).zip(open);
-        let cosines = (0..)
-            .zip(vectors)
-            .filter_map(|(slot, ((values, scale), open))| {
-                let cosine = f64::from(cosine(asked, (values, *scale)));
-                (*open && cosine > 0.0).then_some((slot, cosine, cosine))
-            });
-        let best = self.best(cosines);
+        let cosines = cosines(vector, &self.values, &self.scales);
+        let best = self.best(query, || {
+            let cosines = (0..).zip(&cosines).filter(|(_, cosine)| **cosine > 0.0);
+            cosines.map(|(slot, cosine)| (slot, f64::from(*cosine), 0.0))
+        });
         best.into_iter()
             .map(|(slot, cosine, _)| (slot, cosine))
             .collect()
     }
 
-    /// The first [`rank::DEPTH`] by score; of equals, the older one.
-    fn best(&self, found: impl Iterator<Item = (u32, f64, f64)>) -> Vec<(u32, f64, f64)> {
-        let id = |slot: u32| self.docs[at(slot)].as_ref().map(|doc| &doc.facts.id);
-        let order = |a: &(u32, f64, f64), b: &(u32, f64, f64)| {
-            b.1.total_cmp(&a.1).then_with(|| id(a.0).cmp(&id(b.0)))
+    /// The first [`rank::DEPTH`] by score of those that the query asks for; of equals, the older one.
+    fn best<I: Iterator<Item = Scored>>(
+        &self,
+        query: &Query,
+        found: impl Fn() -> I,
+    ) -> Vec<Scored> {
+        let answers = |(slot, ..): &Scored| {
+            let doc = self.docs[at(*slot)].as_ref();
+            doc.is_some_and(|doc| doc.answers(query))
         };
-        let mut found: Vec<_> = found.collect();
-        if found.len() > rank::DEPTH {
-            found.select_nth_unstable_by(rank::DEPTH, order);
-            found.truncate(rank::DEPTH);
+        if !query.is_narrow() {
+            // Nearly all answer: whether one does is looked up for the best alone.
+            let (mut best, is_all) = self.first(found(), 2 * rank::DEPTH);
+            best.retain(answers);
+            if is_all || best.len() >= rank::DEPTH {
+                best.truncate(rank::DEPTH);
+                return best;
+            }
         }
-        found.sort_unstable_by(order);
-        found
+        self.first(found().filter(answers), rank::DEPTH).0
+    }
+
+    /// The first `count` by score, in order, and whether these are all; of equals, the older one.
+    fn first(&self, found: impl Iterator<Item = Scored>, count: usize) -> (Vec<Scored>, bool) {
+        let id = |slot: u32| self.docs[at(slot)].as_ref().map(|doc| &doc.facts.id);
+        let order =
+            |a: &Scored, b: &Scored| b.1.total_cmp(&a.1).then_with(|| id(a.0).cmp(&id(b.0)));
+        let mut first: Vec<Scored> = Vec::with_capacity(4 * count);
+        // What is below this can't be among them any more.
+        let (mut floor, mut is_all) = (f64::MIN, true);
+        for one in found {
+            if one.1 < floor {
+                continue;
+            }
+            first.push(one);
+            if first.len() == 4 * count {
+                let (_, last, _) = first.select_nth_unstable_by(count - 1, order);
+                (floor, is_all) = (last.1, false);
+                first.truncate(count);
+            }
+        }
+        first.sort_unstable_by(order);
+        is_all &= first.len() <= count;
+        first.truncate(count);
+        (first, is_all)
+    }
+}
+
+/// An entry's place, its score, and what is to be known of it besides.
+type Scored = (u32, f64, f64);
+
+impl Query {
+    /// Whether it asks for a part of the entries only.
+    fn is_narrow(&self) -> bool {
+        self.kind.is_some() || !self.tags.is_empty() || !matches!(self.eyes, Eyes::All)
     }
 }
 

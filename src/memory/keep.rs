@@ -165,14 +165,13 @@ pub(super) fn take_up(
     store::insert(tx, entry, words, vector)?;
     store::mark(tx, &shape.marks(&entry.audience()), &entry.id)?;
     tell(scope, tx, ("dev.baton.memory.written", entry), None)?;
-    store::count(tx, 1)?;
-    make_room(scope, tx, tenants::of(scope, tx).memory_entries)
+    let there = store::count(tx, 1)?;
+    make_room(scope, tx, there, tenants::of(scope, tx).memory_entries)
 }
 
-/// Lets the entries go that are worth least, until there are `most`.
-fn make_room(scope: &Scope, tx: &mut Tx<'_>, most: u64) -> Result<()> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let over = store::count(tx, 0)? - most;
+/// Lets the entries go that are worth least, of those that are `there`, until there are `most`.
+fn make_room(scope: &Scope, tx: &mut Tx<'_>, there: i64, most: u64) -> Result<()> {
+    let over = there - i64::try_from(most).unwrap_or(i64::MAX);
     if over > 0 {
         for least in store::least(tx, over.min(BATCH.into()))? {
             drop_entry(scope, tx, &least, Cause::Quota)?;
@@ -242,8 +241,11 @@ async fn shrink(system: &System) -> Result<usize> {
     let over: Vec<_> = over.map(|(tenant, _)| tenant).collect();
     for tenant in &over {
         let ctx = system.on_behalf_of(tenant.clone());
-        ctx.write(|scope, tx| make_room(scope, tx, tenants::of(scope, tx).memory_entries))
-            .await?;
+        let made = ctx.write(|scope, tx| {
+            let there = store::count(tx, 0)?;
+            make_room(scope, tx, there, tenants::of(scope, tx).memory_entries)
+        });
+        made.await?;
     }
     Ok(over.len())
 }
@@ -272,7 +274,7 @@ mod tests {
             let written = app.catalog.call(ctx.clone(), "memory_write", input).await;
             assert!(written.is_ok());
         }
-        ctx.write(|scope, tx| make_room(scope, tx, 2))
+        ctx.write(|scope, tx| make_room(scope, tx, 4, 2))
             .await
             .unwrap();
         let left = ctx.read(|_, tx| store::least(tx, 10)).await.unwrap();

@@ -135,7 +135,15 @@ pub(super) async fn search(ctx: Ctx, input: Search, shelf: Arc<Shelf>) -> Result
     // Some may have died with their tasks, which the index does not know.
     let mut found = shelf.search(&ctx, query, limit + 50).await?;
     let ids: Vec<MemoryId> = found.iter().map(|found| found.id.clone()).collect();
-    let read = ctx.read(move |scope, tx| store::find_all(tx, &ids, scope.now()));
+    let read = ctx.read(move |scope, tx| {
+        // Most are there: the others are read when one is not.
+        let (first, others) = ids.split_at(limit.min(ids.len()));
+        let mut entries = store::find_all(tx, first, scope.now())?;
+        if entries.len() < first.len() {
+            entries.extend(store::find_all(tx, others, scope.now())?);
+        }
+        Ok(entries)
+    });
     let mut entries = read.await?;
     entries.truncate(limit);
     note_seen(&ctx, &entries).await;

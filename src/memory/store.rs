@@ -230,16 +230,15 @@ pub(super) fn ids_with_prefix(
 
 /// Notes that an entry was read.
 pub(super) fn seen(tx: &mut Tx<'_>, id: &MemoryId, now: Time) -> Result<()> {
-    tx.execute(
+    tx.put_any(
         "UPDATE memories SET seen_at = $3 WHERE tenant_id = $1 AND memory_id = $2",
         &vals![tx.tenant(), id, now],
     )
-    .map(drop)
 }
 
 pub(super) fn mark(tx: &mut Tx<'_>, marks: &[i64], id: &MemoryId) -> Result<()> {
     for mark in marks {
-        tx.execute(
+        tx.put_any(
             "INSERT INTO memory_marks (tenant_id, mark, memory_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
             &vals![tx.tenant(), *mark, id],
         )?;
@@ -249,7 +248,7 @@ pub(super) fn mark(tx: &mut Tx<'_>, marks: &[i64], id: &MemoryId) -> Result<()> 
 
 pub(super) fn unmark(tx: &mut Tx<'_>, marks: &[i64], id: &MemoryId) -> Result<()> {
     for mark in marks {
-        tx.execute(
+        tx.put_any(
             "DELETE FROM memory_marks WHERE tenant_id = $1 AND mark = $2 AND memory_id = $3",
             &vals![tx.tenant(), *mark, id],
         )?;

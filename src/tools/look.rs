@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::{Error, Result};
 use crate::id::ToolId;
-use crate::language::{Vector, cosine, embed, words};
+use crate::language::{Vector, embed, words};
 use crate::page::Position;
 use crate::store::Tx;
 use crate::upstream::Health;
@@ -395,9 +395,7 @@ fn score(stems: &[String], vector: Option<&Vector>, meaning: store::Meaning) -> 
     let share = found as f64 / stems.len().max(1) as f64;
     let own = meaning.1.and_then(|bytes| Vector::from_bytes(&bytes));
     let near = match (vector, &own) {
-        (Some(asked), Some(own)) => {
-            cosine((&asked.values, asked.scale), (&own.values, own.scale)).into()
-        }
+        (Some(asked), Some(own)) => asked.cosine(own).into(),
         _ => 0.0,
     };
     0.5_f64.mul_add(share, 0.5 * near).max(share * 0.9)
