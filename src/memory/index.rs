@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::rank::{self, Fused, number};
+use super::rank::{self, Fused, Scored, number};
 use super::{Eyes, Kind, Reach};
 use crate::clock::Time;
 use crate::id::{AgentId, MemoryId, TaskId};
@@ -374,46 +374,20 @@ impl Index {
             let doc = self.docs[at(*slot)].as_ref();
             doc.is_some_and(|doc| doc.answers(query))
         };
+        let id = |slot: u32| self.docs[at(slot)].as_ref().map(|doc| &doc.facts.id);
+        let older = |a: u32, b: u32| id(a).cmp(&id(b));
         if !query.is_narrow() {
             // Nearly all answer: whether one does is looked up for the best alone.
-            let (mut best, is_all) = self.first(found(), 2 * rank::DEPTH);
+            let (mut best, is_all) = rank::first(found(), 2 * rank::DEPTH, older);
             best.retain(answers);
             if is_all || best.len() >= rank::DEPTH {
                 best.truncate(rank::DEPTH);
                 return best;
             }
         }
-        self.first(found().filter(answers), rank::DEPTH).0
-    }
-
-    /// The first `count` by score, in order, and whether these are all; of equals, the older one.
-    fn first(&self, found: impl Iterator<Item = Scored>, count: usize) -> (Vec<Scored>, bool) {
-        let id = |slot: u32| self.docs[at(slot)].as_ref().map(|doc| &doc.facts.id);
-        let order =
-            |a: &Scored, b: &Scored| b.1.total_cmp(&a.1).then_with(|| id(a.0).cmp(&id(b.0)));
-        let mut first: Vec<Scored> = Vec::with_capacity(4 * count);
-        // What is below this can't be among them any more.
-        let (mut floor, mut is_all) = (f64::MIN, true);
-        for one in found {
-            if one.1 < floor {
-                continue;
-            }
-            first.push(one);
-            if first.len() == 4 * count {
-                let (_, last, _) = first.select_nth_unstable_by(count - 1, order);
-                (floor, is_all) = (last.1, false);
-                first.truncate(count);
-            }
-        }
-        first.sort_unstable_by(order);
-        is_all &= first.len() <= count;
-        first.truncate(count);
-        (first, is_all)
+        rank::first(found().filter(answers), rank::DEPTH, older).0
     }
 }
-
-/// An entry's place, its score, and what is to be known of it besides.
-type Scored = (u32, f64, f64);
 
 impl Query {
     /// Whether it asks for a part of the entries only.
@@ -452,4 +426,58 @@ fn distinct(words: &[u32]) -> Vec<u32> {
 
 fn at(slot: u32) -> usize {
     usize::try_from(slot).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::language::embed;
+
+    fn loaded(number: usize, text: &str, expires_at: Option<Time>) -> Loaded {
+        let found = words::of(text);
+        Loaded {
+            facts: Facts {
+                id: format!("mem_{number:05}").parse().unwrap(),
+                agent_id: format!("agent-{}", number % 2).parse().unwrap(),
+                kind: Kind::LongTerm,
+                reach: Reach::Agent,
+                task_id: None,
+                tags: Vec::new(),
+                importance: 0.5,
+                updated_at: Time::from_micros(1),
+                expires_at,
+            },
+            words: words::indexed(&found).join(" "),
+            vector: embed(&found).map(|vector| vector.to_bytes()),
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_found_takes_the_place_of_nothing_that_may() {
+        let (past, now) = (Time::from_micros(5), Time::from_micros(10));
+        let mut index = Index::default();
+        for number in 0..2_000 {
+            // The older of equals come first, and these are gone.
+            let expires_at = (number < 1_900).then_some(past);
+            index.put(loaded(number, "The boiler is in the cellar", expires_at));
+        }
+        let found = words::of("where is the boiler");
+        let mut query = Query {
+            vector: embed(&found),
+            words: found,
+            eyes: Eyes::All,
+            kind: None,
+            tags: Vec::new(),
+            now,
+        };
+        let ids = |found: Vec<Found>| found.into_iter().map(|found| found.id.to_string());
+        let all: Vec<String> = ids(index.search(&query, 1_000)).collect();
+        let expected = (1_900..2_000).map(|number| format!("mem_{number:05}"));
+        assert_eq!(all, expected.collect::<Vec<_>>());
+        query.eyes = Eyes::Of(vec!["agent-1".parse().unwrap()], None);
+        let own: Vec<String> = ids(index.search(&query, 1_000)).collect();
+        let expected = (1_901..2_000).step_by(2);
+        let expected = expected.map(|number| format!("mem_{number:05}"));
+        assert_eq!(own, expected.collect::<Vec<_>>());
+    }
 }

@@ -1,6 +1,7 @@
 //! How well an entry answers a query: what its words and its meaning say, fused. Pure numbers; the constants were found by
 //! `benches/memory/evaluate.py` and lie on a flat optimum (`docs/MEMORY.md`).
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// Entries of each ranking that are looked at.
@@ -61,6 +62,36 @@ pub(super) fn fuse(lexical: &[(u32, f64)], near: &[(u32, f64)]) -> HashMap<u32, 
     fused
 }
 
+/// An entry's place, its score, and what is to be known of it besides.
+pub(super) type Scored = (u32, f64, f64);
+
+/// The first `count` by score, in order, and whether these are all; equals go by `tie`.
+pub(super) fn first(
+    found: impl Iterator<Item = Scored>,
+    count: usize,
+    tie: impl Fn(u32, u32) -> Ordering,
+) -> (Vec<Scored>, bool) {
+    let order = |a: &Scored, b: &Scored| b.1.total_cmp(&a.1).then_with(|| tie(a.0, b.0));
+    let mut first: Vec<Scored> = Vec::with_capacity(4 * count);
+    // What is below this can't be among them any more.
+    let (mut floor, mut is_all) = (f64::MIN, true);
+    for one in found {
+        if one.1 < floor {
+            continue;
+        }
+        first.push(one);
+        if first.len() == 4 * count {
+            let (_, last, _) = first.select_nth_unstable_by(count - 1, order);
+            (floor, is_all) = (last.1, false);
+            first.truncate(count);
+        }
+    }
+    first.sort_unstable_by(order);
+    is_all &= first.len() <= count;
+    first.truncate(count);
+    (first, is_all)
+}
+
 /// What importance (0 to 1) and age make of a score.
 pub(super) fn prior(importance: f64, age_days: f64) -> f64 {
     1.0 + PRIOR * importance + PRIOR * (-age_days.max(0.0) / HALF_LIFE).exp2()
@@ -98,6 +129,19 @@ mod tests {
             [3, 1, 2]
         );
         assert_eq!(order(&[], &[(4, 0.2), (5, -0.1)]), [4, 5]);
+    }
+
+    #[test]
+    fn the_first_are_those_that_sorting_finds() {
+        for (all, count) in [(0, 5), (3, 5), (5, 5), (6, 5), (19, 5), (20, 5), (1_000, 7)] {
+            let scores = (0..all).map(|slot| (slot, f64::from(slot * 37 % 11), 0.0));
+            let mut sorted: Vec<Scored> = scores.clone().collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+            sorted.truncate(count);
+            let is_all = sorted.len() == scores.len();
+            let found = first(scores, count, |a, b| b.cmp(&a));
+            assert_eq!(found, (sorted, is_all), "{count} of {all}");
+        }
     }
 
     #[test]
