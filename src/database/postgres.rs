@@ -26,9 +26,10 @@ const SILENCE: Duration = Duration::from_secs(15);
 const OLDEST: i64 = 150_000;
 
 /// What every connection begins with. A replica that stopped in the middle of a transaction must not hold its locks for
-/// ever, and a cluster set up to lose commits is told not to lose ours.
+/// ever, and a cluster set up to lose commits is told not to lose ours. Lists are read in the order of an index: while a table
+/// has no statistics, PostgreSQL would rather gather all of a tenant's rows by a bitmap, and sort them for each page.
 const BEGIN_SESSION: &str = "SET idle_in_transaction_session_timeout = '15s'; SET lock_timeout = '10s';
-    SET statement_timeout = '60s'; SET client_min_messages = 'warning';
+    SET statement_timeout = '60s'; SET client_min_messages = 'warning'; SET enable_bitmapscan = off;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// A PostgreSQL database, ready to be connected to. Cheap to clone.

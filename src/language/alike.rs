@@ -52,7 +52,8 @@ impl Shape {
     }
 
     /// Hashes of the words of which every duplicate for `audience` shares one. If two sets share so much and both are put
-    /// in the same order, their beginnings meet; the order puts rare words first, as far as their looks tell.
+    /// in the same order, their beginnings meet; the order puts rare words first, as far as their looks tell. Numbers and
+    /// negations are part of each, since duplicates have the same: what resembles much else but for these meets none of it.
     pub(crate) fn marks(&self, audience: &str) -> Vec<i64> {
         let mut stems: Vec<&str> = self.stems.iter().map(String::as_str).collect();
         stems.sort_by_key(|stem| {
@@ -64,12 +65,15 @@ impl Shape {
         if stems.is_empty() {
             stems.push("");
         }
-        stems.iter().map(|stem| mark(audience, stem)).collect()
+        let same = self.numbers.iter().chain(&self.negations);
+        let same = same.fold(String::new(), |same, word| same + " " + word);
+        let whose = format!("{audience}\n{same}");
+        stems.iter().map(|stem| mark(&whose, stem)).collect()
     }
 }
 
-fn mark(audience: &str, stem: &str) -> i64 {
-    let hash = Sha256::digest(format!("{audience}\n{stem}"));
+fn mark(whose: &str, stem: &str) -> i64 {
+    let hash = Sha256::digest(format!("{whose}\n{stem}"));
     let first = hash.first_chunk::<8>().expect("a hash has 32 bytes");
     i64::from_be_bytes(*first)
 }
@@ -111,6 +115,23 @@ mod tests {
                 assert!(of_a.iter().any(|mark| of_b.contains(mark)), "{a:?} {b:?}");
             }
             assert!(of_a.iter().all(|mark| !a.marks("agent ada").contains(mark)));
+        }
+    }
+
+    #[test]
+    fn what_has_other_numbers_or_negations_shares_no_mark() {
+        let marks = |text: &str| Shape::of(&words::of(text)).marks("shared");
+        let of_one = marks("Case 17: the deploy of the billing service waits for approval");
+        for other in [
+            "Case 18: the deploy of the billing service waits for approval",
+            "The deploy of the billing service waits for approval",
+            "Case 17: the deploy of the billing service never waits for approval",
+        ] {
+            let of_other = marks(other);
+            assert!(
+                of_one.iter().all(|mark| !of_other.contains(mark)),
+                "{other}"
+            );
         }
     }
 

@@ -28,6 +28,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
         include_str!("../../migrations/0018_resource_writes.sql"),
     ),
     (19, include_str!("../../migrations/0019_waiting.sql")),
+    (20, include_str!("../../migrations/0020_marks.sql")),
 ];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";
