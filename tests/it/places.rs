@@ -125,7 +125,7 @@ fn undo() -> String {
             .lines()
             .filter_map(|line| line.strip_prefix("CREATE TABLE "));
         for table in tables {
-            undo.extend(["DROP TABLE ", table.trim_end_matches(" ("), ";"]);
+            undo.extend(["DROP TABLE IF EXISTS ", table.trim_end_matches(" ("), ";"]);
         }
     }
     undo + "
