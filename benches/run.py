@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests" / "clients"))
@@ -77,6 +78,17 @@ class Bench:
                 words = [kind, "--url", f"{server.url}/mcp", *call, *key, *self.timed(connections)]
                 return load(*words, "--pid", server.process.pid)
 
+    def memory(self):
+        """One entry, read over and over."""
+        entry = {"agent_id": "load", "content": "Load generators read one thing over and over."}
+        with tempfile.TemporaryDirectory(prefix="baton-bench-") as data, Server(self.binary, data) as server:
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{server.url}/api/v1/memory", json.dumps(entry).encode(), headers)
+            with urllib.request.urlopen(request) as answer:
+                name = json.load(answer)["memory_id"]
+            call = ["--tool", "memory_get", "--args", json.dumps({"memory_id": name}), "--expect", name]
+            return load("http", "--url", f"{server.url}/mcp", *call, *self.timed(64), "--pid", server.process.pid)
+
     def key(self, data):
         command = [self.binary, "key", "create", "--role", "orchestrator", "--data", data]
         made = subprocess.run(command, env=environment(data), capture_output=True, text=True, check=True)
@@ -111,6 +123,7 @@ class Bench:
         bare = "rmcp echo, HTTP, 64 connections"
         yield bare, None, self.yardstick
         yield "task_get, HTTP, 64 connections", bare, lambda: self.http("http", GET, 64)
+        yield "memory_get, HTTP, 64 connections", bare, self.memory
         yield "task_dispatch, HTTP, 64 connections", bare, lambda: self.http("http", DISPATCH, 64)
         yield "task_get with a key, HTTP, 64 connections", bare, lambda: self.http("http", GET, 64, *KEYS)
         yield "task_dispatch with a key, HTTP, 64 connections", bare, lambda: self.http("http", DISPATCH, 64, *KEYS)
