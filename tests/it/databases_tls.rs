@@ -1,8 +1,9 @@
 //! PostgreSQL databases of tenants, and the server's own, over TLS, when the tests have a server: in front of it stands one that
-//! speaks TLS as PostgreSQL does.
+//! speaks TLS as PostgreSQL does, or one that ends connections.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use baton::clock::Clock;
 use baton::config::Config;
@@ -200,4 +201,54 @@ async fn the_servers_own_database_is_reached_as_its_url_says() {
             assert!(!said.contains("s3cret"), "{said}");
         }
     }
+}
+
+/// What a server says that ends a connection (PostgreSQL's documentation, 55.7 Message Formats, `ErrorResponse`).
+const GOODBYE: &[u8] = b"E\0\0\0\x24SFATAL\0VFATAL\0C57P01\0Mgood bye\0\0";
+
+#[tokio::test]
+async fn a_query_that_finds_its_connection_ended_is_made_over_a_new_one() {
+    let home = Home::new();
+    let Some(uri) = home.database() else { return };
+    let behind = uri.split_once('@').unwrap().1.split_once('/').unwrap().0;
+    let (listener, ends) = (
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let front = listener.local_addr().unwrap().to_string();
+    let (to, is_ended) = (behind.to_owned(), ends.clone());
+    let mut running = JoinSet::new();
+    running.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let (mut server, is_ended) = (TcpStream::connect(&to).await.unwrap(), is_ended.clone());
+            connections.spawn(async move {
+                let (mut asked, mut told) = ([0; 4096], [0; 4096]);
+                loop {
+                    tokio::select! {
+                        Ok(count @ 1..) = client.read(&mut asked) => {
+                            if is_ended.swap(false, Ordering::Relaxed) {
+                                client.write_all(GOODBYE).await.unwrap();
+                                return;
+                            }
+                            server.write_all(&asked[..count]).await.unwrap();
+                        }
+                        Ok(count @ 1..) = server.read(&mut told) => client.write_all(&told[..count]).await.unwrap(),
+                        else => return,
+                    }
+                }
+            });
+        }
+    });
+    let server = server(None);
+    let uri = uri.replace(behind, &front).replace('@', ":s3cret@") + "?sslmode=disable";
+    let database = json!({"resource_id": "shop", "type": "database", "uri": uri});
+    server.call("resource_register", database).await;
+    let asked = json!({"resource_id": "shop", "sql": "SELECT 6 * 7"});
+    let first = server.call("resource_query", asked.clone()).await;
+    // It is told so as it asks, and no sooner.
+    ends.store(true, Ordering::Relaxed);
+    assert_eq!(server.call("resource_query", asked).await, first);
+    assert!(!ends.load(Ordering::Relaxed), "nobody was sent away");
 }
