@@ -1,7 +1,7 @@
 //! Connects to a PostgreSQL server: the hosts of a URL in turn, TLS, and who one is. `tokio_postgres` speaks until that is done
 //! and no longer needs to: the stream is only lent to it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -72,7 +72,7 @@ pub(super) async fn dial(
         let (name, address) = match (hosts.get(index), addresses.get(index)) {
             #[cfg(unix)]
             (Some(Host::Unix(folder)), _) => {
-                match login(config, tls, None, unix(config, folder, port)).await {
+                match login(config, tls, None, unix(folder, port)).await {
                     Ok(dialled) => return Ok(dialled),
                     Err(error) => refused = error,
                 }
@@ -110,7 +110,7 @@ pub(super) async fn dial(
 
 /// A connection over TCP, which ends when its peer is silent.
 async fn tcp(config: &Config, to: SocketAddr) -> io::Result<Stream> {
-    let stream = in_time(config, TcpStream::connect(to)).await?;
+    let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     #[cfg(target_os = "linux")]
@@ -129,25 +129,30 @@ async fn tcp(config: &Config, to: SocketAddr) -> io::Result<Stream> {
 }
 
 #[cfg(unix)]
-async fn unix(config: &Config, folder: &std::path::Path, port: u16) -> io::Result<Stream> {
+async fn unix(folder: &std::path::Path, port: u16) -> io::Result<Stream> {
     let path = folder.join(format!(".s.PGSQL.{port}"));
-    let stream = in_time(config, tokio::net::UnixStream::connect(path)).await?;
+    let stream = tokio::net::UnixStream::connect(path).await?;
     Ok(Box::new(Plain(stream)))
 }
 
-async fn in_time<T>(
+/// Connects to one host, unless that takes longer than `connect_timeout`.
+async fn login(
     config: &Config,
-    connect: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+    tls: &MakeRustlsConnect,
+    name: Option<&str>,
+    stream: impl Future<Output = io::Result<Stream>>,
+) -> std::result::Result<Dialled, DialError> {
+    let known = introduced(config, tls, name, stream);
     let Some(limit) = config.get_connect_timeout() else {
-        return connect.await;
+        return known.await;
     };
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    tokio::time::timeout(*limit, connect).await.map_err(late)?
+    tokio::time::timeout(*limit, known)
+        .await
+        .map_err(io::Error::from)?
 }
 
 /// Says who one is, over TLS where that is asked for; `name` is what the server's certificate has to bear.
-async fn login(
+async fn introduced(
     config: &Config,
     tls: &MakeRustlsConnect,
     name: Option<&str>,
@@ -168,7 +173,7 @@ async fn login(
     };
     if let Some(wanted) = wanted {
         let asked = client.simple_query("SHOW transaction_read_only");
-        let rows = driven(&mut connection, asked).await?;
+        let rows = driven(&mut connection, asked).await??;
         let is_so = rows
             .iter()
             .any(|row| matches!(row, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)));
@@ -184,16 +189,22 @@ async fn login(
     })
 }
 
-/// Awaits a request of the client of `connection`.
+/// Awaits a request of the client of `connection`, or that connection's end.
 pub(super) async fn driven<T>(
     connection: &mut Connection<Lent, Lent>,
     request: impl Future<Output = T>,
-) -> T {
+) -> io::Result<T> {
     let mut request = std::pin::pin!(request);
     tokio::select! {
-        answer = &mut request => answer,
-        // Then the request fails.
-        _ = connection => request.await,
+        answer = &mut request => Ok(answer),
+        _ = connection => {
+            // What the server said last may be its answer. Whoever waits for more waits for ever: nobody drops the connection.
+            let last = poll_fn(|cx| Poll::Ready(request.as_mut().poll(cx))).await;
+            let Poll::Ready(answer) = last else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            Ok(answer)
+        }
     }
 }
 

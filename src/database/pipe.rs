@@ -11,7 +11,6 @@ use tokio::runtime::Runtime;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use super::dial::driven;
 use super::value::{Row, Value};
 use super::wire::{Answer, Prepared, Wire, Wrong, encode_text};
 use super::{Postgres, fault, not_one};
@@ -125,15 +124,7 @@ impl Pipe {
             .enable_all()
             .build()
             .map_err(Error::internal)?;
-        let stream = runtime.block_on(async {
-            let mut dialled = to.connect().await?;
-            driven(
-                &mut dialled.connection,
-                Postgres::begin_session(&dialled.client),
-            )
-            .await?;
-            Ok::<_, Error>(dialled.into_stream())
-        })?;
+        let stream = runtime.block_on(to.connect())?.into_stream();
         let stream = stream.ok_or_else(|| Error::internal("a stream that nobody has"))?;
         Ok(Self {
             runtime,

@@ -1,5 +1,6 @@
 //! Where a PostgreSQL server is, and how to connect to it.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,13 @@ use rustls_platform_verifier::{BuilderVerifierExt, Verifier};
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::dial::{DialError, Dialled, dial};
+use super::dial::{DialError, Dialled, dial, driven};
 use super::fault;
 use crate::error::{Error, Kind, Result};
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
-/// After how long a peer that acknowledges nothing is given up.
+/// How long a connection to one host may take to be made, and the server to let us in.
+const CONNECT: Duration = Duration::from_secs(10);
+/// After how long a peer that acknowledges nothing, or does not take what is said first, is given up.
 const SILENCE: Duration = Duration::from_secs(15);
 /// PostgreSQL 15.
 const OLDEST: i64 = 150_000;
@@ -106,18 +107,29 @@ impl Postgres {
         })))
     }
 
-    /// Connects. [`Dialled::connection`] must be polled for the client to work.
+    /// Connects, and says what is said first. [`Dialled::connection`] must be polled for the client to work.
     pub(crate) async fn connect(&self) -> Result<Dialled> {
+        let unreachable = |error: DialError| {
+            fault::unreachable(&format!("{} can't be reached: {error}", self.0.shown))
+                .with_source(error)
+        };
         let dialled = dial(&self.0.config, &self.0.tls).await;
-        dialled.map_err(|error| match error {
+        let mut dialled = dialled.map_err(|error| match error {
             DialError::Login(error) if error.code().is_some() => fault::of_postgres(error),
-            error => fault::unreachable(&format!("{} can't be reached: {error}", self.0.shown))
-                .with_source(error),
-        })
+            error => unreachable(error),
+        })?;
+        let begun = driven(
+            &mut dialled.connection,
+            Self::begin_session(&dialled.client),
+        );
+        let begun = tokio::time::timeout(SILENCE, begun).await;
+        let begun = begun.map_err(io::Error::from).flatten();
+        begun.map_err(|error| unreachable(error.into()))??;
+        Ok(dialled)
     }
 
     /// What is said first on a connection.
-    pub(crate) async fn begin_session(client: &Client) -> Result<()> {
+    async fn begin_session(client: &Client) -> Result<()> {
         client
             .batch_execute(BEGIN_SESSION)
             .await

@@ -111,7 +111,6 @@ impl Ear {
                 }
             }
         });
-        Postgres::begin_session(&client).await?;
         answered(client.batch_execute("SET baton.tenant = '*'; LISTEN baton")).await?;
         let line = Line::prepare(client).await?;
         // What was committed while nobody listened.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use baton::clock::Clock;
 use baton::config::Config;
@@ -133,15 +134,17 @@ async fn certificates_of_databases_are_checked_where_it_is_asked_for() {
 }
 
 /// Opens the server's own database at `url`, and lets go of it.
+fn opened(url: &str) -> Result<(), String> {
+    let to = Postgres::parse(url).map_err(|error| error.to_string())?;
+    let store = Store::open(&Place::Postgres(to), Hub::default(), &Clock::system());
+    store
+        .map(|store| store.close())
+        .map_err(|error| error.to_string())
+}
+
 async fn open(url: String) -> Result<(), String> {
-    let opened = tokio::task::spawn_blocking(move || {
-        let to = Postgres::parse(&url).map_err(|error| error.to_string())?;
-        let store = Store::open(&Place::Postgres(to), Hub::default(), &Clock::system());
-        store
-            .map(|store| store.close())
-            .map_err(|error| error.to_string())
-    });
-    opened.await.unwrap()
+    let open = tokio::task::spawn_blocking(move || opened(&url));
+    open.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,6 +204,67 @@ async fn the_servers_own_database_is_reached_as_its_url_says() {
             assert!(!said.contains("s3cret"), "{said}");
         }
     }
+}
+
+/// Stands before what is at `to` and passes on what it says up to so many bytes; then hangs up, or says nothing more. Its address.
+async fn short(to: String, bytes: usize, hangs_up: bool, running: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = listener.local_addr().unwrap().to_string();
+    running.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&to).await.unwrap();
+            connections.spawn(async move {
+                let (mut asked, mut answers) = client.into_split();
+                let (answered, mut questions) = server.into_split();
+                let mut answered = answered.take(bytes as u64);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut asked, &mut questions) => (),
+                    () = async {
+                        let _ = tokio::io::copy(&mut answered, &mut answers).await;
+                        if !hangs_up {
+                            std::future::pending::<()>().await;
+                        }
+                    } => (),
+                }
+            });
+        }
+    });
+    place
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_up_or_falls_silent_at_any_byte_is_waited_for_in_vain_by_nobody() {
+    let home = Home::new();
+    let Some(uri) = home.database() else { return };
+    let (user, place) = uri.split_once("://").unwrap().1.split_once('@').unwrap();
+    let (host, name) = place.split_once('/').unwrap();
+    open(uri.clone()).await.unwrap();
+    let mut running = JoinSet::new();
+    let hanging_up = (0..1_000).step_by(17).map(|bytes| (bytes, true));
+    let silent = [0, 200].map(|bytes| (bytes, false));
+    let mut last = Ok(());
+    for (bytes, hangs_up) in hanging_up.chain(silent) {
+        let place = short(host.to_owned(), bytes, hangs_up, &mut running).await;
+        let url =
+            format!("postgres://{user}:s3cret@{place}/{name}?sslmode=disable&connect_timeout=1");
+        // Not a task's thread, which the runtime would wait for.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || tell.send(opened(&url)));
+        let opened = tokio::time::timeout(Duration::from_secs(10), told).await;
+        last = opened
+            .unwrap_or_else(|_| panic!("waits for ever at byte {bytes}"))
+            .unwrap();
+        let error = last.as_ref().err();
+        assert!(
+            error.is_none_or(|said| !said.contains("s3cret")),
+            "{error:?}"
+        );
+        assert!(bytes > 400 || error.is_some(), "at byte {bytes}");
+    }
+    let said = last.unwrap_err();
+    assert!(said.contains("can't be reached"), "{said}");
 }
 
 /// What a server says that ends a connection (PostgreSQL's documentation, 55.7 Message Formats, `ErrorResponse`).
