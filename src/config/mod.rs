@@ -139,6 +139,9 @@ fn scheme(tls: Option<&Pair>) -> &'static str {
     if tls.is_some() { "https" } else { "http" }
 }
 
+/// Up to here, comparing all is as quick as looking up.
+const FULL_SCAN: u32 = 100_000;
+
 /// Bounds that operations keep.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -148,6 +151,8 @@ pub struct Limits {
     pub retry_backoff: Duration,
     /// Calls that may wait for something to happen at a time.
     pub max_waiting_calls: usize,
+    /// Memories of a tenant up to which every one is compared with what is searched for.
+    pub full_scan_threshold: u32,
     /// Where files of resources may lie.
     pub folders: Folders,
 }
@@ -181,6 +186,7 @@ impl Default for Limits {
             max_concurrent_tasks: 5,
             retry_backoff: Duration::from_secs(1),
             max_waiting_calls: 10_000,
+            full_scan_threshold: FULL_SCAN,
             folders: Folders::default(),
         }
     }
@@ -235,6 +241,10 @@ impl Settings {
             max_concurrent_tasks,
             retry_backoff: Duration::from_millis(backoff.unwrap_or(1_000)),
             max_waiting_calls,
+            full_scan_threshold: self
+                .full_scan_threshold
+                .or(file.full_scan_threshold)
+                .unwrap_or(FULL_SCAN),
             folders: Folders::default(),
         })
     }

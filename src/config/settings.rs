@@ -202,6 +202,10 @@ pub struct Settings {
     #[arg(long, env = "BATON_MAX_WAITING_CALLS", value_name = "N")]
     pub max_waiting_calls: Option<u32>,
 
+    /// Memories of a tenant up to which a search compares its meaning with every one; beyond, PostgreSQL with pgvector looks the nearest up [default: 100000]
+    #[arg(long, env = "BATON_FULL_SCAN_THRESHOLD", value_name = "N")]
+    pub full_scan_threshold: Option<u32>,
+
     /// Sessions of older MCP clients in use at a time, on /mcp (with a stream, or a request in the last minute) and on /sse each [default: 4096]
     #[arg(long, env = "BATON_MAX_SESSIONS", value_name = "N")]
     pub max_sessions: Option<u32>,

@@ -96,6 +96,17 @@ impl<'a> Db<'a> {
         })
     }
 
+    /// Whether the database looks up what points in a direction.
+    pub(crate) fn has_pgvector(&mut self) -> Result<bool> {
+        self.attempt(|backend| match backend {
+            Backend::Sqlite(_) => Ok(false),
+            Backend::Postgres(pipe) => {
+                let (mut rows, _) = pipe.fly(dialect::HAS_PGVECTOR, &[])?;
+                rows.first_mut().map_or(Ok(false), |row| row.get(0))
+            }
+        })
+    }
+
     /// Changes exactly one row. It may travel with a later statement, so its failure may show there.
     pub(crate) fn put(&mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Result<()> {
         self.attempt(|backend| match backend {

@@ -8,11 +8,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::index::Query;
 use super::keep::{self, Cause};
 use super::read::{self, List};
 use super::shelf::Shelf;
-use super::{Entry, Eyes, store};
+use super::{Entry, Eyes, Query, store};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::Result;

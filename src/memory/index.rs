@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::rank::{self, Fused, Scored, number};
-use super::{Eyes, Kind, Reach};
-use crate::clock::Time;
-use crate::id::{AgentId, MemoryId, TaskId};
+use super::{Facts, Query};
+use crate::id::MemoryId;
 use crate::language::words::{self, Word};
 use crate::language::{DIMS, Vector, cosines};
 
@@ -18,20 +17,6 @@ const STAND_IN: f64 = 0.7;
 /// Places of removed entries after which an index is made anew, at the least.
 const CHURN: usize = 10_000;
 
-/// What search knows of an entry besides its words and vector.
-#[derive(Debug, Clone)]
-pub(super) struct Facts {
-    pub(super) id: MemoryId,
-    pub(super) agent_id: AgentId,
-    pub(super) kind: Kind,
-    pub(super) reach: Reach,
-    pub(super) task_id: Option<TaskId>,
-    pub(super) tags: Vec<String>,
-    pub(super) importance: f64,
-    pub(super) updated_at: Time,
-    pub(super) expires_at: Option<Time>,
-}
-
 /// An entry on its way into the index.
 #[derive(Debug, Clone)]
 pub(super) struct Loaded {
@@ -39,16 +24,6 @@ pub(super) struct Loaded {
     /// The words that it is indexed under, with a space between.
     pub(super) words: String,
     pub(super) vector: Option<Vec<u8>>,
-}
-
-/// What is searched for.
-pub(super) struct Query {
-    pub(super) words: Vec<Word>,
-    pub(super) vector: Option<Vector>,
-    pub(super) eyes: Eyes,
-    pub(super) kind: Option<Kind>,
-    pub(super) tags: Vec<String>,
-    pub(super) now: Time,
 }
 
 /// An entry that was found, and why.
@@ -102,9 +77,36 @@ pub(super) struct Index {
     /// Words of all entries together.
     length: usize,
     churn: usize,
+    /// Whether vectors are looked up in the database: there are none here then.
+    is_looked_up: bool,
 }
 
 impl Index {
+    /// An empty one, with vectors of its own or without.
+    pub(super) fn new(is_looked_up: bool) -> Self {
+        Self {
+            is_looked_up,
+            ..Self::default()
+        }
+    }
+
+    /// Whether [`Index::search`] needs to be told which entries are near.
+    pub(super) fn is_looked_up(&self) -> bool {
+        self.is_looked_up
+    }
+
+    /// The entries that answer a query for a part of them, when these are `most` or fewer.
+    pub(super) fn few(&self, query: &Query, most: usize) -> Option<Vec<MemoryId>> {
+        if !query.is_narrow() {
+            return None;
+        }
+        let docs = self.docs.iter().flatten();
+        let docs = docs.filter(|doc| query.asks_for(&doc.facts));
+        let few = docs.take(most + 1).map(|doc| doc.facts.id.clone());
+        let few: Vec<_> = few.collect();
+        (few.len() <= most).then_some(few)
+    }
+
     /// Takes an entry up, in place of what was known of it.
     pub(super) fn put(&mut self, loaded: Loaded) {
         self.remove(&loaded.facts.id);
@@ -122,8 +124,8 @@ impl Index {
         }
         self.length += words.len();
         self.lengths[at(slot)] = u32::try_from(words.len()).unwrap_or(u32::MAX);
-        let vector = loaded.vector.as_deref().and_then(Vector::from_bytes);
-        if let Some(vector) = vector {
+        let vector = loaded.vector.filter(|_| !self.is_looked_up);
+        if let Some(vector) = vector.as_deref().and_then(Vector::from_bytes) {
             self.scales[at(slot)] = vector.scale;
             self.values[at(slot)] = *vector.values;
         }
@@ -164,9 +166,12 @@ impl Index {
 
     /// About how many bytes it takes.
     pub(super) fn size(&self) -> usize {
-        const DOC: usize = 400 + DIMS;
+        const DOC: usize = 400;
         const WORD: usize = 160;
-        self.docs.len() * DOC + self.length * 12 + self.vocabulary.len() * WORD
+        self.docs.len() * DOC
+            + self.values.len() * DIMS
+            + self.length * 12
+            + self.vocabulary.len() * WORD
     }
 
     fn slot(&mut self) -> u32 {
@@ -174,7 +179,9 @@ impl Index {
             self.docs.push(None);
             self.scales.push(0.0);
             self.lengths.push(0);
-            self.values.push([0; DIMS]);
+            if !self.is_looked_up {
+                self.values.push([0; DIMS]);
+            }
             u32::try_from(self.docs.len() - 1).expect("fewer entries than 2^32")
         })
     }
@@ -286,10 +293,20 @@ impl Index {
         near.take(STAND_INS).map(|found| found.2).collect()
     }
 
-    /// The entries that answer the query best, best first.
-    pub(super) fn search(&self, query: &Query, limit: usize) -> Vec<Found> {
+    /// The entries that answer the query best, best first. `near` are the nearest by meaning, where those are looked up.
+    pub(super) fn search(
+        &self,
+        query: &Query,
+        near: &[(MemoryId, f64)],
+        limit: usize,
+    ) -> Vec<Found> {
         let terms = self.terms(&query.words);
-        let fused = rank::fuse(&self.by_words(&terms, query), &self.by_meaning(query));
+        let near = if self.is_looked_up {
+            self.looked_up(near, query)
+        } else {
+            self.by_meaning(query)
+        };
+        let fused = rank::fuse(&self.by_words(&terms, query), &near);
         let mut found: Vec<(f64, &Doc, Fused)> = fused
             .into_iter()
             .filter_map(|(slot, fused)| {
@@ -364,6 +381,19 @@ impl Index {
             .collect()
     }
 
+    /// Those of `near` that the query asks for: some were perhaps written a moment ago, and are not known yet.
+    fn looked_up(&self, near: &[(MemoryId, f64)], query: &Query) -> Vec<(u32, f64)> {
+        let known = near.iter().filter_map(|(id, cosine)| {
+            let slot = *self.slots.get(id)?;
+            let doc = self.docs[at(slot)].as_ref()?;
+            (*cosine > 0.0 && query.asks_for(&doc.facts)).then_some((slot, *cosine, id))
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.2.cmp(b.2)));
+        let known = known.into_iter();
+        known.map(|(slot, cosine, _)| (slot, cosine)).collect()
+    }
+
     /// The first [`rank::DEPTH`] by score of those that the query asks for; of equals, the older one.
     fn best<I: Iterator<Item = Scored>>(
         &self,
@@ -372,7 +402,7 @@ impl Index {
     ) -> Vec<Scored> {
         let answers = |(slot, ..): &Scored| {
             let doc = self.docs[at(*slot)].as_ref();
-            doc.is_some_and(|doc| doc.answers(query))
+            doc.is_some_and(|doc| query.asks_for(&doc.facts))
         };
         let id = |slot: u32| self.docs[at(slot)].as_ref().map(|doc| &doc.facts.id);
         let older = |a: u32, b: u32| id(a).cmp(&id(b));
@@ -386,28 +416,6 @@ impl Index {
             }
         }
         rank::first(found().filter(answers), rank::DEPTH, older).0
-    }
-}
-
-impl Query {
-    /// Whether it asks for a part of the entries only.
-    fn is_narrow(&self) -> bool {
-        self.kind.is_some() || !self.tags.is_empty() || !matches!(self.eyes, Eyes::All)
-    }
-}
-
-impl Doc {
-    /// Whether the query asks for such entries, and may see this one.
-    fn answers(&self, query: &Query) -> bool {
-        let facts = &self.facts;
-        facts
-            .expires_at
-            .is_none_or(|expires_at| expires_at > query.now)
-            && query.kind.is_none_or(|kind| kind == facts.kind)
-            && query.tags.iter().all(|tag| facts.tags.contains(tag))
-            && query
-                .eyes
-                .see((facts.reach, &facts.agent_id, facts.task_id.as_ref()))
     }
 }
 
@@ -430,7 +438,9 @@ fn at(slot: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Eyes, Kind, Reach};
     use super::*;
+    use crate::clock::Time;
     use crate::language::embed;
 
     fn loaded(number: usize, text: &str, expires_at: Option<Time>) -> Loaded {
@@ -471,11 +481,11 @@ mod tests {
             now,
         };
         let ids = |found: Vec<Found>| found.into_iter().map(|found| found.id.to_string());
-        let all: Vec<String> = ids(index.search(&query, 1_000)).collect();
+        let all: Vec<String> = ids(index.search(&query, &[], 1_000)).collect();
         let expected = (1_900..2_000).map(|number| format!("mem_{number:05}"));
         assert_eq!(all, expected.collect::<Vec<_>>());
         query.eyes = Eyes::Of(vec!["agent-1".parse().unwrap()], None);
-        let own: Vec<String> = ids(index.search(&query, 1_000)).collect();
+        let own: Vec<String> = ids(index.search(&query, &[], 1_000)).collect();
         let expected = (1_901..2_000).step_by(2);
         let expected = expected.map(|number| format!("mem_{number:05}"));
         assert_eq!(own, expected.collect::<Vec<_>>());

@@ -20,6 +20,8 @@ use crate::clock::Time;
 use crate::ctx::Scope;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, MemoryId, TaskId};
+use crate::language::Vector;
+use crate::language::words::Word;
 use crate::store::Tx;
 
 pub use keep::tick;
@@ -134,6 +136,50 @@ impl Entry {
 
     fn place(&self) -> (Reach, &AgentId, Option<&TaskId>) {
         (self.reach, &self.agent_id, self.task_id.as_ref())
+    }
+}
+
+/// What search knows of an entry besides its words and vector.
+#[derive(Debug, Clone)]
+struct Facts {
+    id: MemoryId,
+    agent_id: AgentId,
+    kind: Kind,
+    reach: Reach,
+    task_id: Option<TaskId>,
+    tags: Vec<String>,
+    importance: f64,
+    updated_at: Time,
+    expires_at: Option<Time>,
+}
+
+/// What is searched for.
+#[derive(Clone)]
+struct Query {
+    words: Vec<Word>,
+    vector: Option<Vector>,
+    eyes: Eyes,
+    kind: Option<Kind>,
+    tags: Vec<String>,
+    now: Time,
+}
+
+impl Query {
+    /// Whether it asks for a part of the entries only.
+    fn is_narrow(&self) -> bool {
+        self.kind.is_some() || !self.tags.is_empty() || !matches!(self.eyes, Eyes::All)
+    }
+
+    /// Whether it asks for such entries, and may see this one.
+    fn asks_for(&self, facts: &Facts) -> bool {
+        facts
+            .expires_at
+            .is_none_or(|expires_at| expires_at > self.now)
+            && self.kind.is_none_or(|kind| kind == facts.kind)
+            && self.tags.iter().all(|tag| facts.tags.contains(tag))
+            && self
+                .eyes
+                .see((facts.reach, &facts.agent_id, facts.task_id.as_ref()))
     }
 }
 

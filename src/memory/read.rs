@@ -6,9 +6,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::index::{Found, Query};
+use super::index::Found;
 use super::shelf::Shelf;
-use super::{Entry, Eyes, Kind, Reach, find, store};
+use super::{Entry, Eyes, Kind, Query, Reach, find, store};
 use crate::clock::Time;
 use crate::ctx::{Ctx, Scope};
 use crate::error::Result;

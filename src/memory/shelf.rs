@@ -7,12 +7,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dashmap::DashMap;
 
-use super::index::{Found, Index, Loaded, Query};
-use super::store;
+use super::index::{Found, Index, Loaded};
+use super::{Query, store};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::events;
-use crate::id::TenantId;
+use crate::id::{MemoryId, TenantId};
 
 /// Bytes that all indexes may take together, about. One tenant's alone may take more.
 const ROOM: usize = 256 << 20;
@@ -20,6 +20,8 @@ const ROOM: usize = 256 << 20;
 const PAGE: u32 = 2_000;
 /// Entries from which on a search is too long for a thread that serves others.
 const MANY: usize = 2_000;
+/// The part of [`full_scan`] that the database compares instead.
+const FEW: usize = 20;
 
 /// All indexes of this process.
 #[derive(Default)]
@@ -53,10 +55,11 @@ impl Shelf {
         let place = self.place(ctx);
         place.catch_up(ctx).await?;
         self.make_room(ctx.tenant());
+        let near = place.near(ctx, &query).await?;
         if place.read().index.len() < MANY {
-            return Ok(place.read().index.search(&query, limit));
+            return Ok(place.read().index.search(&query, &near, limit));
         }
-        let search = move || place.read().index.search(&query, limit);
+        let search = move || place.read().index.search(&query, &near, limit);
         let found = tokio::task::spawn_blocking(search).await;
         found.map_err(Error::internal)
     }
@@ -85,6 +88,11 @@ impl Shelf {
     }
 }
 
+/// How many entries of a tenant are compared with every query, whatever the database can do.
+fn full_scan(ctx: &Ctx) -> usize {
+    usize::try_from(ctx.limits().full_scan_threshold).unwrap_or(usize::MAX)
+}
+
 impl Place {
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -92,6 +100,18 @@ impl Place {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the database finds near, when it is that which looks.
+    async fn near(&self, ctx: &Ctx, query: &Query) -> Result<Vec<(MemoryId, f64)>> {
+        if !self.read().index.is_looked_up() || query.vector.is_none() {
+            return Ok(Vec::new());
+        }
+        // Looking up goes past those that a query does not ask for: when it asks for few, these are compared.
+        let most = full_scan(ctx) / FEW;
+        let (query, few) = (query.clone(), self.read().index.few(query, most));
+        let near = ctx.read(move |_, tx| store::near(tx, &query, few.as_deref()));
+        near.await
     }
 
     /// Makes the index know everything that is committed now.
@@ -123,6 +143,7 @@ impl Place {
             let last = news.last().map_or(head, |news| news.sequence);
             if head > known {
                 let mut state = self.write();
+                let before = state.index.len();
                 for news in news {
                     match news.entry {
                         Some(entry) => state.index.put(entry),
@@ -130,6 +151,12 @@ impl Place {
                     }
                 }
                 state.sequence = Some(if is_all { head.max(known) } else { last });
+                let most = full_scan(ctx);
+                if before <= most && state.index.len() > most {
+                    // Perhaps the database looks up so many.
+                    state.sequence = None;
+                    continue;
+                }
                 self.size.store(state.index.size(), Ordering::Relaxed);
             }
             if is_all {
@@ -150,8 +177,10 @@ impl Place {
 
     /// Reads everything anew. What changes meanwhile is behind the event that was the last when this began.
     async fn load(&self, ctx: &Ctx) -> Result<()> {
-        let head = ctx.read(|_, tx| events::head(tx)).await?;
-        self.write().index = Index::default();
+        let most = ctx.limits().full_scan_threshold;
+        let begin = ctx.read(move |_, tx| Ok((events::head(tx)?, store::is_looked_up(tx, most)?)));
+        let (head, is_looked_up) = begin.await?;
+        self.write().index = Index::new(is_looked_up);
         let mut after = String::new();
         loop {
             let behind = after.clone();

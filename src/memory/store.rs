@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::index::{Facts, Loaded};
-use super::{Entry, Kind, Reach};
+use super::index::Loaded;
+use super::{Entry, Eyes, Facts, Kind, Query, Reach, rank};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::id::{AgentId, MemoryId, TaskId, TenantId};
+use crate::language::Vector;
 use crate::store::{Row, SystemTx, Tx, Value, vals};
 
 macro_rules! columns {
@@ -341,6 +342,46 @@ fn loaded(row: &mut Row, at: usize) -> Result<Loaded> {
         words: row.get(at + 9)?,
         vector: row.get(at + 10)?,
     })
+}
+
+/// Whether the meaning of the tenant's entries is looked up in the database: where it can, and these are more than `most`.
+pub(super) fn is_looked_up(tx: &mut Tx<'_>, most: u32) -> Result<bool> {
+    let row = tx.query_opt(
+        "SELECT entries > $2 FROM memory_totals WHERE tenant_id = $1",
+        &vals![tx.tenant(), most],
+    )?;
+    let is_large = row.map_or(Ok(false), |mut row| row.get(0))?;
+    Ok(is_large && tx.has_pgvector()?)
+}
+
+/// The [`rank::DEPTH`] entries that point most nearly where `query` does, with their cosines: of `among` where these are
+/// given, else of all that answer it.
+pub(super) fn near(
+    tx: &mut Tx<'_>,
+    query: &Query,
+    among: Option<&[MemoryId]>,
+) -> Result<Vec<(MemoryId, f64)>> {
+    let (agents, at_work) = match &query.eyes {
+        Eyes::All => (None, None),
+        Eyes::Of(agents, at_work) => (Some(json(agents)?), at_work.as_ref()),
+    };
+    let rows = tx.query(
+        "SELECT id, cosine FROM memories_near($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        &vals![
+            tx.tenant(),
+            query.vector.as_ref().map(Vector::to_bytes),
+            query.now,
+            query.kind.map(Kind::name),
+            json(&query.tags)?,
+            agents,
+            at_work,
+            among.map(|ids| json(&ids)).transpose()?,
+            u32::try_from(rank::DEPTH).unwrap_or(u32::MAX)
+        ],
+    )?;
+    rows.into_iter()
+        .map(|mut row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
 }
 
 /// At most `limit` entries that can be found, by id, behind `after`.

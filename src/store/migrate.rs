@@ -31,6 +31,9 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (20, include_str!("../../migrations/0020_marks.sql")),
 ];
 
+/// What there is besides where the extension is.
+const PGVECTOR: &str = include_str!("../../migrations/pgvector.sql");
+
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)";
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM migrations";
 const RECORD: &str = "INSERT INTO migrations (version) VALUES ($1)";
@@ -69,16 +72,12 @@ pub(super) fn grant(pipe: &mut Pipe, role: &str) -> Result<()> {
 /// Brings a PostgreSQL database to the newest version; one process at a time does so. A database that is up to date is
 /// only looked at, so that a role without the right to change it can serve it. Returns how many steps were taken.
 pub(super) fn postgres(pipe: &mut Pipe) -> Result<usize> {
-    if behind(version(pipe)?)?.is_empty() {
-        return Ok(0);
-    }
-    pipe.begin("BEGIN");
-    let migrated = in_postgres(pipe);
-    if migrated.is_err() && !pipe.is_lost() {
-        pipe.reset("ROLLBACK");
-        pipe.flush()?;
-    }
-    migrated.map_err(|error| match error.code() {
+    let migrated = if behind(version(pipe)?)?.is_empty() {
+        Ok(0)
+    } else {
+        whole(pipe, in_postgres)
+    };
+    let steps = migrated.map_err(|error| match error.code() {
         "store_forbidden" => Error::new(
             Kind::Unavailable,
             "store_outdated",
@@ -86,7 +85,43 @@ pub(super) fn postgres(pipe: &mut Pipe) -> Result<usize> {
         )
         .with_source(error),
         _ => error,
-    })
+    })?;
+    if wants_pgvector(pipe)?
+        && let Err(error) = whole(pipe, with_pgvector)
+    {
+        if pipe.is_lost() {
+            return Err(error);
+        }
+        tracing::warn!(error = ?error, "memories are searched without pgvector, which the database has: run `baton migrate` with a role that may change tables");
+    }
+    Ok(steps)
+}
+
+/// Runs `change` in a transaction, which is given up when it fails.
+fn whole<T>(pipe: &mut Pipe, change: impl FnOnce(&mut Pipe) -> Result<T>) -> Result<T> {
+    pipe.begin("BEGIN");
+    let changed = change(pipe);
+    if changed.is_err() && !pipe.is_lost() {
+        pipe.reset("ROLLBACK");
+        pipe.flush()?;
+    }
+    changed
+}
+
+/// Whether the database has the extension, and nothing of ours that uses it.
+fn wants_pgvector(pipe: &mut Pipe) -> Result<bool> {
+    let (mut rows, _) = pipe.fly(dialect::WANTS_PGVECTOR, &[])?;
+    rows.first_mut().map_or(Ok(false), |row| row.get(0))
+}
+
+fn with_pgvector(pipe: &mut Pipe) -> Result<()> {
+    pipe.fly(dialect::LOCK_SCHEMA, &[])?;
+    if wants_pgvector(pipe)? {
+        tracing::info!("the database has pgvector: memories get an index of where they point");
+        pipe.run_all(PGVECTOR)?;
+    }
+    pipe.defer_text("COMMIT");
+    pipe.flush().map(drop)
 }
 
 fn in_postgres(pipe: &mut Pipe) -> Result<usize> {

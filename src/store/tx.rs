@@ -75,6 +75,14 @@ impl<'a> Tx<'a> {
         Ok(self.db.query(sql, values)?.into_iter().next())
     }
 
+    /// Whether the database looks up what points in a direction (`migrations/pgvector.sql`).
+    ///
+    /// # Errors
+    /// As [`Tx::execute`].
+    pub fn has_pgvector(&mut self) -> Result<bool> {
+        self.db.has_pgvector()
+    }
+
     /// What makes and reads the cursors of `list`.
     ///
     /// # Errors

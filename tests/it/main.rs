@@ -51,6 +51,7 @@ mod mcp_stdio;
 mod mcp_streams;
 mod mcp_wire;
 mod memory;
+mod memory_near;
 mod memory_quality;
 mod outbound;
 mod places;

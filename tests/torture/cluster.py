@@ -3,6 +3,8 @@
 
     cluster.py COMMAND…   runs the command with BATON_TEST_DATABASE naming such a cluster, which forgets what a crash would lose
     cluster.py            says by its exit code whether PostgreSQL is installed
+
+BATON_TEST_PGVECTOR names a folder of PostgreSQL's programs, of a server that has pgvector: every new database has it then.
 """
 
 import glob
@@ -20,6 +22,8 @@ import urllib.parse
 
 def program(name):
     """Where a program of the server is, which Debian does not put on the path."""
+    if own := os.environ.get("BATON_TEST_PGVECTOR"):
+        return os.path.join(own, name)
     found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True)
     return shutil.which(name) or (found[0] if found else None)
 
@@ -47,6 +51,8 @@ class Cluster:
         self.run(program("initdb"), "-D", self.data, "-U", "admin", "-A", "trust", "--no-sync", "-E", "UTF8")
         self.process, self.options = None, options
         self.start()
+        if os.environ.get("BATON_TEST_PGVECTOR"):
+            self.sql("CREATE EXTENSION vector", "template1")
         self.sql("CREATE ROLE baton LOGIN CREATEDB NOBYPASSRLS")
         self.sql("CREATE DATABASE baton OWNER baton")
 
@@ -72,8 +78,8 @@ class Cluster:
         if done.returncode:
             raise RuntimeError(f"{command[0]}: {done.stderr}")
 
-    def sql(self, text):
-        self.run(program("psql"), f"postgres://admin@127.0.0.1:{self.port}/postgres", "-Xqc", text)
+    def sql(self, text, database="postgres"):
+        self.run(program("psql"), f"postgres://admin@127.0.0.1:{self.port}/{database}", "-Xqc", text)
 
     def start(self):
         # Durable as in earnest unless told otherwise: what is acknowledged must survive a kill.

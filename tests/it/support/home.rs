@@ -40,6 +40,15 @@ impl Home {
         std::env::var("BATON_TEST_DATABASE").ok()
     }
 
+    /// Whether that server has pgvector: every search is to use it then.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "which database the tests are for is no setting of Baton"
+    )]
+    pub(crate) fn has_pgvector() -> bool {
+        Self::server().is_some() && std::env::var_os("BATON_TEST_PGVECTOR").is_some()
+    }
+
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = Self::server().map(|server| {
@@ -71,6 +80,7 @@ impl Home {
         settings.database = self.database().map(Into::into);
         let key = self.database.as_ref().map(|_| MASTER_KEY.to_owned());
         settings.master_key = key.map(Into::into);
+        settings.full_scan_threshold = Self::has_pgvector().then_some(0);
     }
 
     /// Where the data lies.
