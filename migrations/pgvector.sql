@@ -1,9 +1,10 @@
 -- What a database with pgvector 0.8 or later has besides: where memories point, kept by the server itself, and what looks
--- the nearest up. Not one of the numbered migrations: a database may get or lose the extension at any time.
+-- the nearest up. Not one of the numbered migrations: a database may get or lose the extension at any time, and whoever
+-- drops it takes the column along.
 SET LOCAL statement_timeout = 0;
 
 -- Four bytes of scale, which a direction needs not, then a signed one for each dimension (embedding/SPEC.md).
-CREATE FUNCTION memory_direction(vector bytea) RETURNS halfvec LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+CREATE OR REPLACE FUNCTION memory_direction(vector bytea) RETURNS halfvec LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT CASE WHEN length(vector) = 260 THEN (
         SELECT array_agg(((get_byte(vector, i) + 128) % 256 - 128)::real ORDER BY i)::halfvec FROM generate_series(4, 259) AS i
     ) END
@@ -14,7 +15,7 @@ CREATE INDEX memories_by_direction ON memories USING hnsw (direction halfvec_cos
 
 -- The nearest entries of a tenant that can be found, and their cosines. With `among` (ids) these alone are compared, exactly;
 -- else the index is asked until enough answer. Settings are the function's: what else is planned in the transaction needs sorts.
-CREATE FUNCTION memories_near(
+CREATE OR REPLACE FUNCTION memories_near(
     tenant text, wanted bytea, at bigint, kind_wanted text, tags_wanted text, agents text, at_work text, among text, most bigint
 ) RETURNS TABLE (id text, cosine double precision) LANGUAGE plpgsql STABLE
 SET enable_sort = off SET hnsw.iterative_scan = strict_order SET hnsw.ef_search = 200 SET hnsw.max_scan_tuples = 100000 AS $$

@@ -48,13 +48,13 @@ pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(key)::text FROM
 /// Held while migrating.
 pub(crate) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(4817203, 1)::text";
 
-/// Whether there is pgvector 0.8 or later, which looks on until enough rows answer, and what we make with it is not there yet.
-pub(crate) const WANTS_PGVECTOR: &str = r"
-    SELECT to_regproc('memories_near') IS NULL AND EXISTS (SELECT 1 FROM pg_extension
-        WHERE extname = 'vector' AND (regexp_match(extversion, '^(\d+)\.(\d+)'))::int[] >= ARRAY[0, 8])";
+/// Whether there is pgvector 0.8 or later, which looks on until enough rows answer.
+pub(crate) const KNOWS_PGVECTOR: &str = r"SELECT EXISTS (SELECT 1 FROM pg_extension
+    WHERE extname = 'vector' AND (regexp_match(extversion, '^(\d+)\.(\d+)'))::int[] >= ARRAY[0, 8])";
 
-/// Whether `migrations/pgvector.sql` was run here.
-pub(crate) const HAS_PGVECTOR: &str = "SELECT to_regproc('memories_near') IS NOT NULL";
+/// Whether `migrations/pgvector.sql` was run here, and the extension not dropped since, which takes the column along.
+pub(crate) const HAS_PGVECTOR: &str = "SELECT EXISTS (SELECT 1 FROM pg_attribute
+    WHERE attrelid = to_regclass('memories') AND attname = 'direction' AND NOT attisdropped)";
 
 /// The heads of tenants' logs.
 pub(crate) const HEADS: &str =

@@ -110,7 +110,12 @@ fn whole<T>(pipe: &mut Pipe, change: impl FnOnce(&mut Pipe) -> Result<T>) -> Res
 
 /// Whether the database has the extension, and nothing of ours that uses it.
 fn wants_pgvector(pipe: &mut Pipe) -> Result<bool> {
-    let (mut rows, _) = pipe.fly(dialect::WANTS_PGVECTOR, &[])?;
+    Ok(says(pipe, dialect::KNOWS_PGVECTOR)? && !says(pipe, dialect::HAS_PGVECTOR)?)
+}
+
+/// What a query that is a question answers.
+fn says(pipe: &mut Pipe, question: &'static str) -> Result<bool> {
+    let (mut rows, _) = pipe.fly(question, &[])?;
     rows.first_mut().map_or(Ok(false), |row| row.get(0))
 }
 
@@ -139,8 +144,7 @@ fn in_postgres(pipe: &mut Pipe) -> Result<usize> {
 }
 
 fn version(pipe: &mut Pipe) -> Result<i64> {
-    let (mut rows, _) = pipe.fly("SELECT to_regclass('migrations') IS NOT NULL", &[])?;
-    if !rows.first_mut().map_or(Ok(false), |row| row.get(0))? {
+    if !says(pipe, "SELECT to_regclass('migrations') IS NOT NULL")? {
         return Ok(0);
     }
     let (mut rows, _) = pipe.fly(VERSION, &[])?;

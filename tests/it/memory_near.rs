@@ -13,9 +13,8 @@ use crate::support::{Server, config};
 const BLIND: &str = "CREATE OR REPLACE FUNCTION memories_near(
         tenant text, wanted bytea, at bigint, kind_wanted text, tags_wanted text, agents text, at_work text, among text, most bigint
     ) RETURNS TABLE (id text, cosine double precision) LANGUAGE sql AS $$ SELECT '', 1.0 WHERE false $$";
-/// As it was before the database had pgvector.
-const WITHOUT: &str = "DROP FUNCTION memories_near; ALTER TABLE memories DROP COLUMN direction;
-    DROP FUNCTION memory_direction";
+/// What `DROP EXTENSION vector CASCADE` leaves behind.
+const WITHOUT: &str = "ALTER TABLE memories DROP COLUMN direction; DROP FUNCTION memory_direction";
 
 /// A server that compares with all of a tenant's memories while these are no more than `threshold`.
 fn server(home: &Arc<Home>, threshold: u32) -> Server {
