@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dashmap::DashMap;
 
-use super::index::{Found, Index, Loaded};
+use super::index::{Found, Index};
 use super::{Query, store};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ struct Place {
 #[derive(Default)]
 struct State {
     index: Index,
-    /// The event up to which the index knows everything; none while it is not whole.
+    /// The event up to which the index knows everything; none when it must be made anew.
     sequence: Option<i64>,
 }
 
@@ -165,22 +165,13 @@ impl Place {
         }
     }
 
-    /// Takes entries up; with the number of the last event, if that makes the index whole.
-    fn take(&self, entries: Vec<Loaded>, whole: Option<i64>) {
-        let mut state = self.write();
-        for entry in entries {
-            state.index.put(entry);
-        }
-        state.sequence = whole;
-        self.size.store(state.index.size(), Ordering::Relaxed);
-    }
-
-    /// Reads everything anew. What changes meanwhile is behind the event that was the last when this began.
+    /// Reads everything anew; whoever searches meanwhile has the index that was. What changes meanwhile is behind the event
+    /// that was the last when this began.
     async fn load(&self, ctx: &Ctx) -> Result<()> {
         let most = ctx.limits().full_scan_threshold;
         let begin = ctx.read(move |_, tx| Ok((events::head(tx)?, store::is_looked_up(tx, most)?)));
         let (head, is_looked_up) = begin.await?;
-        self.write().index = Index::new(is_looked_up);
+        let mut index = Index::new(is_looked_up);
         let mut after = String::new();
         loop {
             let behind = after.clone();
@@ -190,12 +181,20 @@ impl Place {
             if let Some(last) = page.last() {
                 last.facts.id.as_str().clone_into(&mut after);
             }
-            self.take(page, is_last.then_some(head));
+            for entry in page {
+                index.put(entry);
+            }
             if is_last {
-                return Ok(());
+                break;
             }
             // SQLite answers at once: others of this thread have their turn between pages.
             tokio::task::yield_now().await;
         }
+        self.size.store(index.size(), Ordering::Relaxed);
+        *self.write() = State {
+            index,
+            sequence: Some(head),
+        };
+        Ok(())
     }
 }
