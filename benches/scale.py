@@ -39,9 +39,10 @@ META = {
 COPIES = """
 WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count)
 INSERT INTO tasks (tenant_id, task_id, created_at, updated_at, state, task_type, priority, project_id, parent_task_id,
-    assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run)
+    assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run, stage)
 SELECT :tenant, :prefix || printf('%07d', i), created_at - i - 1, updated_at, :state, :task_type, :priority, :project_id, :parent,
-    '', :capabilities, :state = 'pending', :agent_id, 0, NULL, fingerprint, spec, run
+    '', :capabilities, :state = 'pending', :agent_id, 0, NULL, fingerprint, spec, run,
+    CASE WHEN :state IN ('assigned', 'in_progress') THEN 'running' ELSE :state END
 FROM tasks, n WHERE tenant_id = 'default' AND task_id = 'template'
 """
 COMMON = {

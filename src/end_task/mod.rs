@@ -65,7 +65,7 @@ struct EndTask {
 }
 
 fn end(scope: &Scope, tx: &mut Tx<'_>, input: &EndTask) -> Result<Brief> {
-    let mut task = store::lock(tx, &input.task_id)?;
+    let mut task = store::lock_to_end(tx, &input.task_id)?;
     let fingerprint = tasks::fingerprint(input)?;
     if task.run.last_end.as_ref() == Some(&fingerprint) {
         return Ok(Brief::of(&task));

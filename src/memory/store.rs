@@ -23,7 +23,7 @@ macro_rules! is_there {
     () => {
         " AND (m.expires_at IS NULL OR m.expires_at > $3) AND (m.kind <> 'short_term' OR NOT EXISTS (
             SELECT 1 FROM tasks t WHERE t.tenant_id = m.tenant_id AND t.task_id = m.task_id
-                AND (t.state IN ('completed', 'failed', 'cancelled')) IS TRUE))"
+                AND t.state IN ('completed', 'failed', 'cancelled')))"
     };
 }
 

@@ -245,7 +245,7 @@ fn create(scope: &Scope, input: Dispatch) -> Result<Task> {
         result: None,
         report: None,
         fingerprint,
-        is_awaited: false,
+        may_be_awaited: false,
     })
 }
 

@@ -29,7 +29,11 @@ pub(super) fn first_subtasks(
 /// How many subtasks of `id` are in which state.
 pub(super) fn subtask_states(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(State, i64)>> {
     let rows = tx.query(
-        "SELECT count(*), state FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2 GROUP BY state ORDER BY state",
+        "SELECT count(*), stage AS state FROM tasks
+         WHERE tenant_id = $1 AND parent_task_id = $2 AND stage <> 'running' GROUP BY stage
+         UNION ALL
+         SELECT count(*), state FROM tasks
+         WHERE tenant_id = $1 AND parent_task_id = $2 AND stage = 'running' GROUP BY state ORDER BY state",
         &vals![tx.tenant(), id],
     )?;
     rows.into_iter()

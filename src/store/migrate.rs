@@ -29,6 +29,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     ),
     (19, include_str!("../../migrations/0019_waiting.sql")),
     (20, include_str!("../../migrations/0020_marks.sql")),
+    (21, include_str!("../../migrations/0021_stages.sql")),
 ];
 
 /// What there is besides where the extension is.
@@ -133,6 +134,8 @@ fn in_postgres(pipe: &mut Pipe) -> Result<usize> {
     pipe.fly(dialect::LOCK_SCHEMA, &[])?;
     let steps = behind(version(pipe)?)?;
     pipe.run_all(CREATE)?;
+    // What migrations change, they change for all tenants.
+    pipe.fly(dialect::ENTER, &vals!["*"])?;
     for (number, sql) in steps {
         pipe.run_all(&dialect::migration_for_postgres(sql))?;
         pipe.fly(RECORD, &vals![*number])?;

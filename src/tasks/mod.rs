@@ -307,8 +307,8 @@ pub struct Task {
     pub report: Option<Report>,
     /// Tells whether a repeated dispatch is the same one; empty where none can be.
     pub fingerprint: String,
-    /// Whether others depend on it.
-    pub is_awaited: bool,
+    /// Whether others depend on it, as far as anybody looked.
+    pub may_be_awaited: bool,
 }
 
 /// Kinds of events that are notifications of executors lie between these two.

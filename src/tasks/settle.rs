@@ -84,7 +84,7 @@ pub(crate) fn end(
     account: Account,
 ) -> Result<Task> {
     finish(scope, tx, &mut task, ending, account)?;
-    if task.is_awaited {
+    if task.may_be_awaited {
         settle_dependents(scope, tx, task.id.clone())?;
     }
     Ok(task)

@@ -51,6 +51,14 @@ impl State {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
+    /// What indexes know of it: an executor that begins with its task moves nothing in them.
+    pub(crate) const fn stage(self) -> &'static str {
+        match self {
+            Self::Assigned | Self::InProgress => "running",
+            _ => self.name(),
+        }
+    }
+
     /// Whether the task has ended.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)

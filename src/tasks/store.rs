@@ -11,9 +11,7 @@ use crate::store::{FromValue, Row, SystemTx, Tx, Value, vals};
 
 macro_rules! columns {
     () => {
-        "task_id, created_at, updated_at, state, priority, spec, run, result, report, fingerprint,
-             EXISTS (SELECT 1 FROM task_dependencies d
-                 WHERE d.tenant_id = tasks.tenant_id AND d.depends_on = tasks.task_id)"
+        "task_id, created_at, updated_at, state, priority, spec, run, result, report, fingerprint"
     };
 }
 
@@ -37,7 +35,7 @@ fn task(mut row: Row) -> Result<Task> {
         result: row.json_opt(7)?,
         report: row.json_opt(8)?,
         fingerprint: row.get(9)?,
-        is_awaited: row.get(10)?,
+        may_be_awaited: true,
     })
 }
 
@@ -65,7 +63,7 @@ fn lane(task: &Task) -> String {
 }
 
 /// A task as [`insert`] writes it, but for its tenant.
-pub(crate) struct NewTask([Value; 14]);
+pub(crate) struct NewTask([Value; 15]);
 
 impl NewTask {
     pub(crate) fn of(task: &Task) -> Result<Self> {
@@ -86,6 +84,7 @@ impl NewTask {
             &task.fingerprint,
             json(spec)?,
             json(&task.run)?,
+            task.state.stage(),
         ]))
     }
 }
@@ -94,8 +93,8 @@ pub(crate) fn insert(tx: &mut Tx<'_>, task: &Task, row: &NewTask) -> Result<()> 
     let values = std::iter::once(tx.tenant().into()).chain(row.0.iter().cloned());
     tx.put(
         "INSERT INTO tasks (tenant_id, task_id, created_at, updated_at, state, task_type, priority, project_id,
-             parent_task_id, assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run)
-         VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, 0, $12, $13, $14, $15)",
+             parent_task_id, assigned_to, capabilities, claimable, agent_id, leased, wake_at, fingerprint, spec, run, stage)
+         VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, 0, $12, $13, $14, $15, $16)",
         values.collect::<Vec<_>>(),
     )?;
     for dependency in &task.spec.depends_on {
@@ -134,13 +133,32 @@ pub(crate) fn get_for_view(tx: &mut Tx<'_>, id: &TaskId) -> Result<(Task, bool)>
     let mut row = tx
         .query_opt(FIND, &vals![tx.tenant(), id])?
         .ok_or_else(|| unknown(id))?;
-    let has_subtasks = row.get(11)?;
+    let has_subtasks = row.get(10)?;
     Ok((task(row)?, has_subtasks))
 }
 
 /// The task, for a change that [`save`] or [`save_all`] follows.
 pub(crate) fn lock(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task> {
     get(tx, id)
+}
+
+/// As [`lock`], for a change that probably is the task's end: whether others depend on it comes along.
+pub(crate) fn lock_to_end(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task> {
+    const FIND: &str = concat!(
+        "SELECT ",
+        columns!(),
+        ", EXISTS (SELECT 1 FROM task_dependencies d
+             WHERE d.tenant_id = tasks.tenant_id AND d.depends_on = tasks.task_id)
+         FROM tasks WHERE tenant_id = $1 AND task_id = $2"
+    );
+    let mut row = tx
+        .query_opt(FIND, &vals![tx.tenant(), id])?
+        .ok_or_else(|| unknown(id))?;
+    let may_be_awaited = row.get(10)?;
+    Ok(Task {
+        may_be_awaited,
+        ..task(row)?
+    })
 }
 
 pub(crate) fn unknown(id: &TaskId) -> Error {
@@ -167,74 +185,65 @@ impl Columns {
             wake_at: task.wake_at(),
         }
     }
+
+    /// Whether indexes say the same of both.
+    fn is_where(&self, other: &Self) -> bool {
+        let state = other.state;
+        self.state.stage() == state.stage()
+            && Self {
+                state,
+                ..self.clone()
+            } == *other
+    }
 }
 
-/// Writes how it goes. `was` is what the decision was made on; columns that stay as they are cost their indexes nothing.
-/// A state that is compared by `IS TRUE` leads to no index: a planner without statistics would take that of states, and read
-/// all of the tenant's tasks that are in this one.
-pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
+/// What a change of `task` writes, and what it was made on.
+fn changed(tx: &Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<Vec<Value>> {
     let is = Columns::of(task);
-    let mut values = vals![
+    let values = vals![
         tx.tenant(),
         &task.id,
         was.state.name(),
         now,
         json(&task.run)?,
         is.state.name(),
+        is.state.stage(),
         is.claimable,
         is.agent_id.as_ref(),
         is.leased,
         is.wake_at,
-    ]
-    .to_vec();
-    let moved = Columns {
-        state: is.state,
-        ..was.clone()
-    };
-    let (sql, count) = if is == *was {
-        (
-            "UPDATE tasks SET updated_at = $4, run = $5 WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
-            5,
-        )
-    } else if is == moved {
-        (
-            "UPDATE tasks SET updated_at = $4, run = $5, state = $6
-             WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
-            6,
-        )
-    } else {
-        (
-            "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
-                 wake_at = $10
-             WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
-            10,
-        )
-    };
-    values.truncate(count);
-    tx.put(sql, values)
+    ];
+    Ok(values.to_vec())
+}
+
+/// Writes how it goes. `was` is what the decision was made on; columns that stay as they are cost their indexes nothing.
+pub(crate) fn save(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
+    let mut values = changed(tx, task, was, now)?;
+    if Columns::of(task).is_where(was) {
+        values.truncate(6);
+        return tx.put(
+            "UPDATE tasks SET updated_at = $4, run = $5, state = $6 WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+            values,
+        );
+    }
+    tx.put(
+        "UPDATE tasks SET updated_at = $4, run = $5, state = $6, stage = $7, claimable = $8, agent_id = $9, leased = $10,
+             wake_at = $11
+         WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+        values,
+    )
 }
 
 /// Writes how it ended and what came of it.
 pub(crate) fn save_end(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -> Result<()> {
-    let is = Columns::of(task);
+    let mut values = changed(tx, task, was, now)?;
+    values.push(json_opt(task.result.as_ref())?.into());
+    values.push(json_opt(task.report.as_ref())?.into());
     tx.put(
-        "UPDATE tasks SET updated_at = $4, run = $5, state = $6, claimable = $7, agent_id = $8, leased = $9,
-             wake_at = $10, result = $11, report = $12
-         WHERE tenant_id = $1 AND task_id = $2 AND (state = $3) IS TRUE",
-        vals![
-            tx.tenant(),
-            &task.id,
-            was.state.name(),
-            now,
-            json(&task.run)?,
-            is.state.name(),
-            is.claimable,
-            is.agent_id.as_ref(),
-            is.leased,
-            is.wake_at,
-            json_opt(task.result.as_ref())?,
-            json_opt(task.report.as_ref())?,
-        ],
+        "UPDATE tasks SET updated_at = $4, run = $5, state = $6, stage = $7, claimable = $8, agent_id = $9, leased = $10,
+             wake_at = $11, result = $12, report = $13
+         WHERE tenant_id = $1 AND task_id = $2 AND state = $3",
+        values,
     )
 }
 
@@ -260,7 +269,7 @@ pub(crate) fn dependents(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
     let rows = tx.query(
         "SELECT d.task_id FROM task_dependencies d
          JOIN tasks t ON t.tenant_id = d.tenant_id AND t.task_id = d.task_id
-         WHERE d.tenant_id = $1 AND d.depends_on = $2 AND (t.state = 'blocked') IS TRUE ORDER BY d.task_id",
+         WHERE d.tenant_id = $1 AND d.depends_on = $2 AND t.state = 'blocked' ORDER BY d.task_id",
         &vals![tx.tenant(), id],
     )?;
     ids(rows)
@@ -291,7 +300,7 @@ pub(crate) fn id_and_state(mut row: Row) -> Result<(TaskId, State)> {
 pub(crate) fn live_subtasks(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
     let rows = tx.query(
         "SELECT task_id FROM tasks WHERE tenant_id = $1 AND parent_task_id = $2
-             AND state NOT IN ('completed', 'failed', 'cancelled') ORDER BY created_at, task_id",
+             AND stage NOT IN ('completed', 'failed', 'cancelled') ORDER BY created_at, task_id",
         &vals![tx.tenant(), id],
     )?;
     ids(rows)
@@ -303,7 +312,8 @@ pub(crate) type Lane = (String, String);
 /// How many tasks executors work on.
 pub(crate) fn running(tx: &mut Tx<'_>) -> Result<u64> {
     let row = tx.query_opt(
-        "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND leased = 1",
+        "SELECT count(*) FROM tasks
+         WHERE tenant_id = $1 AND stage IN ('running', 'escalated') AND stage <> '' AND leased = 1",
         &vals![tx.tenant()],
     )?;
     let count: i64 = row.map_or(Ok(0), |mut row| row.get(0))?;
@@ -313,34 +323,19 @@ pub(crate) fn running(tx: &mut Tx<'_>) -> Result<u64> {
 /// How many tasks `agent` holds, and the lanes with claimable tasks that are for it or for anybody. Each lane costs one
 /// look into the index, however many tasks wait in it: a planner without statistics would read a whole lane for `min`.
 pub(crate) fn offers(tx: &mut Tx<'_>, agent: &AgentId) -> Result<(i64, Vec<Lane>)> {
-    macro_rules! lanes {
-        ($name:literal, $assigned_to:literal) => {
-            concat!(
-                $name,
-                " (capabilities) AS (
-                     SELECT (SELECT t.capabilities FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
-                                 AND t.assigned_to = ",
-                $assigned_to,
-                " ORDER BY t.capabilities LIMIT 1) UNION ALL
-                     SELECT (SELECT t.capabilities FROM tasks t WHERE t.tenant_id = $1 AND t.claimable = 1
-                                 AND t.assigned_to = ",
-                $assigned_to,
-                " AND t.capabilities > lane.capabilities ORDER BY t.capabilities LIMIT 1)
-                     FROM ",
-                $name,
-                " AS lane WHERE lane.capabilities IS NOT NULL)"
-            )
-        };
-    }
-    const OFFERS: &str = concat!(
-        "WITH RECURSIVE ",
-        lanes!("anybodys", "''"),
-        ", ",
-        lanes!("own", "$2"),
-        " SELECT count(*), '', '' FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1
-         UNION ALL SELECT NULL, '', capabilities FROM anybodys WHERE capabilities IS NOT NULL
-         UNION ALL SELECT NULL, $2, capabilities FROM own WHERE capabilities IS NOT NULL"
-    );
+    const OFFERS: &str = "WITH RECURSIVE lanes (assigned_to, capabilities) AS (
+             SELECT whose.assigned_to, (SELECT t.capabilities FROM tasks t
+                 WHERE t.tenant_id = $1 AND t.claimable = 1 AND t.assigned_to = whose.assigned_to
+                 ORDER BY t.capabilities LIMIT 1)
+             FROM (SELECT '' AS assigned_to UNION ALL SELECT $2) AS whose
+             UNION ALL
+             SELECT lanes.assigned_to, (SELECT t.capabilities FROM tasks t
+                 WHERE t.tenant_id = $1 AND t.claimable = 1 AND t.assigned_to = lanes.assigned_to
+                     AND t.capabilities > lanes.capabilities
+                 ORDER BY t.capabilities LIMIT 1)
+             FROM lanes WHERE lanes.capabilities IS NOT NULL)
+         SELECT count(*), '', '' FROM tasks WHERE tenant_id = $1 AND agent_id = $2 AND leased = 1
+         UNION ALL SELECT NULL, assigned_to, capabilities FROM lanes WHERE capabilities IS NOT NULL";
     let (mut held, mut lanes) = (0, Vec::new());
     for mut row in tx.query(OFFERS, &vals![tx.tenant(), agent])? {
         match row.get(0)? {
@@ -389,8 +384,8 @@ pub(crate) struct Filter<'a> {
     pub parent: Option<&'a TaskId>,
 }
 
-/// A list that one index leads to; the rest of the filter sifts what it finds.
-macro_rules! list {
+/// Tasks behind a position that one index leads to; the rest of the filter sifts what it finds.
+macro_rules! found {
     ($lead:literal) => {
         concat!(
             "SELECT ",
@@ -399,8 +394,18 @@ macro_rules! list {
             $lead,
             " AND (state = $4 OR $4 IS NULL) AND (task_type = $5 OR $5 IS NULL)
                  AND (priority = $6 OR $6 IS NULL) AND (agent_id = $7 OR $7 IS NULL)
-                 AND (project_id = $8 OR $8 IS NULL) AND (parent_task_id = $9 OR $9 IS NULL)
-             ORDER BY created_at DESC, task_id DESC LIMIT $10"
+                 AND (project_id = $8 OR $8 IS NULL) AND (parent_task_id = $9 OR $9 IS NULL)"
+        )
+    };
+}
+
+/// The lists that these conditions lead to, as one: databases merge what is sorted already, and read no more than they return.
+macro_rules! list {
+    ($first:literal $(, $lead:literal)*) => {
+        concat!(
+            found!($first),
+            $(" UNION ALL ", found!($lead),)*
+            " ORDER BY created_at DESC, task_id DESC LIMIT $10"
         )
     };
 }
@@ -426,33 +431,43 @@ pub(crate) fn list(
         filter.project_id,
         filter.parent,
         limit,
+        filter.state.map(State::stage),
     ];
     // The condition that few tasks meet, as far as that can be told, finds the index.
-    let lists: &[&str] = match filter {
+    let (sql, count) = match filter {
         Filter {
             parent: Some(_), ..
-        } => &[list!(" AND parent_task_id = $9")],
+        } => (list!(" AND parent_task_id = $9"), 10),
         Filter {
             project_id: Some(_),
             ..
-        } => &[list!(" AND project_id = $8")],
+        } => (list!(" AND project_id = $8"), 10),
         Filter {
             agent_id: Some(_), ..
-        } => &[list!(" AND agent_id = $7")],
-        Filter { state: Some(_), .. } => &[list!(" AND state = $4 AND state <> ''")],
-        // No one index has both.
-        _ => &[
-            list!(" AND state = 'pending' AND state <> ''"),
-            list!(" AND state <> 'pending'"),
-        ],
+        } => (
+            list!(
+                " AND agent_id = $7 AND leased = 0",
+                " AND agent_id = $7 AND leased = 1"
+            ),
+            10,
+        ),
+        Filter { state: Some(_), .. } => (list!(" AND stage = $11 AND stage <> ''"), 11),
+        _ => (EVERY_STAGE, 10),
     };
-    let queries: Vec<_> = lists.iter().map(|sql| (*sql, &values[..])).collect();
-    let rows = tx.query_all(&queries)?.into_iter().flatten();
-    let mut tasks = rows.map(task).collect::<Result<Vec<_>>>()?;
-    tasks.sort_by(|one, other| age(other).cmp(&age(one)));
-    tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(tasks)
+    let rows = tx.query(sql, values.get(..count).unwrap_or(&values))?;
+    rows.into_iter().map(task).collect()
 }
+
+/// A task is in one index of lists, that of stages, unless something else leads to it.
+const EVERY_STAGE: &str = list!(
+    " AND stage = 'blocked' AND stage <> ''",
+    " AND stage = 'pending' AND stage <> ''",
+    " AND stage = 'running' AND stage <> ''",
+    " AND stage = 'escalated' AND stage <> ''",
+    " AND stage = 'completed' AND stage <> ''",
+    " AND stage = 'failed' AND stage <> ''",
+    " AND stage = 'cancelled' AND stage <> ''"
+);
 
 /// Tasks of any tenant that time has something to say to, the most overdue first.
 pub(crate) fn due(tx: &mut SystemTx<'_>, now: Time, limit: u32) -> Result<Vec<(TenantId, TaskId)>> {

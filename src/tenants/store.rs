@@ -295,14 +295,17 @@ pub(super) fn memory_entries(tx: &mut Tx<'_>) -> Result<u64> {
 pub(super) fn running_tasks(tx: &mut Tx<'_>) -> Result<u64> {
     count(
         tx,
-        "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND leased = 1",
+        "SELECT count(*) FROM tasks
+         WHERE tenant_id = $1 AND stage IN ('running', 'escalated') AND stage <> '' AND leased = 1",
     )
 }
 
 /// How many tasks this tenant has in each state.
 pub(super) fn tasks(tx: &mut Tx<'_>) -> Result<BTreeMap<String, u64>> {
     let rows = tx.query(
-        "SELECT state, count(*) FROM tasks WHERE tenant_id = $1 AND state <> '' GROUP BY state",
+        "SELECT stage, count(*) FROM tasks WHERE tenant_id = $1 AND stage <> '' AND stage <> 'running' GROUP BY stage
+         UNION ALL
+         SELECT state, count(*) FROM tasks WHERE tenant_id = $1 AND stage = 'running' AND stage <> '' GROUP BY state",
         &vals![tx.tenant()],
     )?;
     rows.into_iter()

@@ -130,9 +130,25 @@ fn undo() -> String {
     }
     undo + "
         ALTER TABLE events DROP COLUMN trace; DROP INDEX events_of_memory;
-        DROP INDEX tasks_by_state; DROP INDEX tasks_by_project; DROP INDEX tasks_by_agent;
-        DROP INDEX tasks_by_parent_and_state;
+        DROP INDEX tasks_by_stage; DROP INDEX tasks_by_project; DROP INDEX tasks_by_agent;
+        DROP INDEX tasks_by_parent; ALTER TABLE tasks DROP COLUMN stage;
+        CREATE INDEX tasks_by_age ON tasks (tenant_id, created_at, task_id);
+        CREATE INDEX tasks_by_parent ON tasks (tenant_id, parent_task_id, created_at) WHERE parent_task_id IS NOT NULL;
+        CREATE INDEX tasks_leased ON tasks (tenant_id, agent_id) WHERE leased = 1;
         DELETE FROM migrations WHERE version > 1;"
+}
+
+/// The tasks of a tenant that lists of these states have.
+async fn by_state(server: &Server) -> Vec<(&'static str, Vec<String>)> {
+    let mut lists = Vec::new();
+    for state in ["completed", "in_progress", "assigned", "pending", "blocked"] {
+        let list = server.call_as("acme", "task_list", json!({"state": state}));
+        let list = list.await;
+        let tasks = list["tasks"].as_array().expect("tasks").iter();
+        let ids = tasks.map(|task| task["task_id"].as_str().expect("an id").to_owned());
+        lists.push((state, ids.collect()));
+    }
+    lists
 }
 
 #[tokio::test]
@@ -140,6 +156,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_what_is_in_it() {
     let home = Arc::new(Home::new());
     let server = busy(&home).await;
     let before = seen(&server).await;
+    let states = by_state(&server).await;
     server.app.stop().await;
     home.execute(&undo());
     let steps = store::migrate(&home.place(), None).expect("migrates");
@@ -147,10 +164,8 @@ async fn a_database_of_the_first_version_is_brought_up_with_what_is_in_it() {
     assert_eq!(store::migrate(&home.place(), None).expect("again"), 0);
     let server = Server::on(home, Clock::manual(START));
     assert_eq!(seen(&server).await, before);
-    let list = server
-        .call_as("acme", "task_list", json!({"state": "completed"}))
-        .await;
-    assert_eq!(list["tasks"][0]["task_id"], "t0");
+    assert_eq!(by_state(&server).await, states);
+    assert_eq!(states[0].1, ["t0"]);
 }
 
 #[tokio::test]

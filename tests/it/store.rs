@@ -81,7 +81,7 @@ async fn the_work_of_postgresql_does_not_grow_with_its_tables() {
     let read = async || {
         let sql = "SELECT t.idx_tup_fetch, i.idx_scan
              FROM pg_stat_user_tables t JOIN pg_stat_user_indexes i ON i.relid = t.relid
-             WHERE i.indexrelname = 'tasks_by_state'";
+             WHERE i.indexrelname = 'tasks_by_stage'";
         let rows = store.survey(move |tx| tx.query(sql, &[])).await;
         let row = &mut rows.unwrap()[0];
         (row.get::<i64>(0).unwrap(), row.get::<i64>(1).unwrap())
@@ -92,7 +92,7 @@ async fn the_work_of_postgresql_does_not_grow_with_its_tables() {
         (rows, scans) = read().await;
     }
     assert!(rows < TASKS * 200, "{rows} rows were read");
-    assert_eq!(scans, 0, "nobody asked for tasks by their state");
+    assert_eq!(scans, 0, "nobody asked for tasks by their stage");
     store.close();
 }
 
