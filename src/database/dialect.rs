@@ -42,7 +42,7 @@ pub(crate) const ENTER: &str = "SELECT set_config('baton.tenant', $1, true)";
 
 /// Locks tenants until the end of the transaction, always in the same order: what is written for a tenant is written
 /// by one transaction at a time, as with SQLite's one writer. The number keeps these locks apart from others' locks.
-pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(key)::text FROM
+pub(crate) const LOCK: &str = "SELECT count(pg_advisory_xact_lock(key)) FROM
     (SELECT DISTINCT hashtextextended(tenant, 6271) AS key FROM unnest($1::text[]) AS tenant ORDER BY key) AS keys";
 
 /// Held while migrating.
@@ -56,18 +56,23 @@ pub(crate) const KNOWS_PGVECTOR: &str = r"SELECT EXISTS (SELECT 1 FROM pg_extens
 pub(crate) const HAS_PGVECTOR: &str = "SELECT EXISTS (SELECT 1 FROM pg_attribute
     WHERE attrelid = to_regclass('memories') AND attname = 'direction' AND NOT attisdropped)";
 
-/// The heads of tenants' logs.
+/// The heads of tenants' logs. A join is planned once, where a comparison with an array is planned for every array.
 pub(crate) const HEADS: &str =
-    "SELECT tenant_id, sequence, hash FROM tenants WHERE tenant_id = ANY($1::text[])";
+    "SELECT tenant_id, sequence, hash FROM unnest($1::text[]) AS asked (tenant)
+    JOIN tenants ON tenants.tenant_id = asked.tenant";
 
 /// A group's events and the heads that they move, in one statement.
 pub(crate) const EVENTS: &str = "WITH written AS (
         INSERT INTO events (tenant_id, sequence, event_id, kind, subject, actor, time, data, trace, hash)
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
             $8::text[], $9::text[], $10::bytea[]))
-    INSERT INTO tenants (tenant_id, created_at, sequence, hash)
-    SELECT * FROM unnest($11::text[], $12::bigint[], $13::bigint[], $14::bytea[])
-    ON CONFLICT (tenant_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash";
+    UPDATE tenants SET sequence = moved.sequence, hash = moved.hash
+    FROM unnest($11::text[], $12::bigint[], $13::bytea[]) AS moved (tenant, sequence, hash)
+    WHERE tenants.tenant_id = moved.tenant";
+
+/// The head of a log that begins, before it is moved.
+pub(crate) const HEAD: &str =
+    "INSERT INTO tenants (tenant_id, created_at, sequence, hash) VALUES ($1, $2, 0, '')";
 
 /// The database's clock, in microseconds since the epoch.
 pub(crate) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";

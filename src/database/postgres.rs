@@ -27,10 +27,13 @@ const SILENCE: Duration = Duration::from_secs(15);
 const OLDEST: i64 = 150_000;
 
 /// What every connection begins with. A replica that stopped in the middle of a transaction must not hold its locks for
-/// ever, and a cluster set up to lose commits is told not to lose ours. Lists are read in the order of an index: while a table
-/// has no statistics, PostgreSQL would rather gather all of a tenant's rows by a bitmap, and sort them for each page.
+/// ever, and a cluster set up to lose commits is told not to lose ours. Everything is found by an index, and lists are read in
+/// the order of one: while a table has no statistics, or few rows, PostgreSQL would rather read all of it, or gather a tenant's
+/// rows by a bitmap and sort them for each page. What no index leads to it reads all the same, at a cost that it would
+/// compile code for.
 const BEGIN_SESSION: &str = "SET idle_in_transaction_session_timeout = '15s'; SET lock_timeout = '10s';
-    SET statement_timeout = '60s'; SET client_min_messages = 'warning'; SET enable_bitmapscan = off;
+    SET statement_timeout = '60s'; SET client_min_messages = 'warning';
+    SET enable_bitmapscan = off; SET enable_seqscan = off; SET jit = off;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// A PostgreSQL database, ready to be connected to. Cheap to clone.

@@ -174,7 +174,9 @@ impl Log {
             let head = heads.entry(tenant.clone()).or_default();
             head.sequence += 1;
             head.hash = chain(&head.hash, head.sequence, &entry);
-            head.created_at = head.created_at.or(Some(entry.time));
+            if head.sequence == 1 {
+                head.created_at = Some(entry.time);
+            }
             sequence.set(head.sequence);
             (tenant, head.sequence, entry, head.hash.clone())
         };

@@ -407,16 +407,17 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
         };
         heads.insert(row.get::<TenantId>(0)?, head);
     }
+    let moved = log.tenants();
     let events = log.number(&mut heads);
     if !events.is_empty() {
-        let mut moved: Vec<&TenantId> = events.iter().map(|(tenant, ..)| tenant).collect();
-        moved.sort();
-        moved.dedup();
-        let mut heads_moved: [Vec<Value>; 4] = Default::default();
-        for tenant in moved {
-            let head = heads.remove(tenant).unwrap_or_default();
-            let created = head.created_at.unwrap_or_default();
-            let row = vals![tenant, created, head.sequence, head.hash];
+        heads.retain(|tenant, _| moved.contains(tenant));
+        let count = heads.len() as u64;
+        let mut heads_moved: [Vec<Value>; 3] = Default::default();
+        for (tenant, head) in heads {
+            if let Some(created_at) = head.created_at {
+                pipe.defer(dialect::HEAD, &vals![&tenant, created_at], Some(1))?;
+            }
+            let row = vals![&tenant, head.sequence, head.hash];
             heads_moved
                 .iter_mut()
                 .zip(row)
@@ -437,7 +438,7 @@ fn write_log(pipe: &mut Pipe, log: &mut Log) -> Result<Option<Witness>> {
             .chain(&heads_moved)
             .map(|values| Many(values))
             .collect();
-        pipe.defer(dialect::EVENTS, &columns, None)?;
+        pipe.defer(dialect::EVENTS, &columns, Some(count))?;
     }
     pipe.flush()?;
     Ok(witness)
