@@ -48,6 +48,9 @@ pub(crate) const LOCK: &str = "SELECT count(pg_advisory_xact_lock(key)) FROM
 /// Held while migrating.
 pub(crate) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(4817203, 1)::text";
 
+/// How a transaction goes on that migrates: it changes the rows of all tenants, and takes as long as it takes.
+pub(crate) const MIGRATING: &str = "SET LOCAL baton.tenant = '*'; SET LOCAL statement_timeout = 0";
+
 /// Whether there is pgvector 0.8 or later, which looks on until enough rows answer.
 pub(crate) const KNOWS_PGVECTOR: &str = r"SELECT EXISTS (SELECT 1 FROM pg_extension
     WHERE extname = 'vector' AND (regexp_match(extversion, '^(\d+)\.(\d+)'))::int[] >= ARRAY[0, 8])";

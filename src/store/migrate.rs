@@ -124,6 +124,7 @@ fn with_pgvector(pipe: &mut Pipe) -> Result<()> {
     pipe.fly(dialect::LOCK_SCHEMA, &[])?;
     if wants_pgvector(pipe)? {
         tracing::info!("the database has pgvector: memories get an index of where they point");
+        pipe.run_all(dialect::MIGRATING)?;
         pipe.run_all(PGVECTOR)?;
     }
     pipe.defer_text("COMMIT");
@@ -134,8 +135,7 @@ fn in_postgres(pipe: &mut Pipe) -> Result<usize> {
     pipe.fly(dialect::LOCK_SCHEMA, &[])?;
     let steps = behind(version(pipe)?)?;
     pipe.run_all(CREATE)?;
-    // What migrations change, they change for all tenants.
-    pipe.fly(dialect::ENTER, &vals!["*"])?;
+    pipe.run_all(dialect::MIGRATING)?;
     for (number, sql) in steps {
         pipe.run_all(&dialect::migration_for_postgres(sql))?;
         pipe.fly(RECORD, &vals![*number])?;
