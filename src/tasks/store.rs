@@ -264,12 +264,13 @@ pub(crate) fn save_all(tx: &mut Tx<'_>, task: &Task, was: &Columns, now: Time) -
     )
 }
 
-/// The tasks that wait for `id` to end.
+/// The tasks that wait for `id` to end. Each is looked up by its id: for a join, a planner without statistics may read all
+/// tasks of the tenant for each.
 pub(crate) fn dependents(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
     let rows = tx.query(
-        "SELECT d.task_id FROM task_dependencies d
-         JOIN tasks t ON t.tenant_id = d.tenant_id AND t.task_id = d.task_id
-         WHERE d.tenant_id = $1 AND d.depends_on = $2 AND t.state = 'blocked' ORDER BY d.task_id",
+        "SELECT d.task_id FROM task_dependencies d WHERE d.tenant_id = $1 AND d.depends_on = $2
+             AND (SELECT t.state FROM tasks t WHERE t.tenant_id = d.tenant_id AND t.task_id = d.task_id) = 'blocked'
+         ORDER BY d.task_id",
         &vals![tx.tenant(), id],
     )?;
     ids(rows)
@@ -278,9 +279,9 @@ pub(crate) fn dependents(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<TaskId>> {
 /// What `id` depends on, with the state of each.
 pub(crate) fn dependencies(tx: &mut Tx<'_>, id: &TaskId) -> Result<Vec<(TaskId, State)>> {
     let rows = tx.query(
-        "SELECT d.depends_on, t.state FROM task_dependencies d
-         JOIN tasks t ON t.tenant_id = d.tenant_id AND t.task_id = d.depends_on
-         WHERE d.tenant_id = $1 AND d.task_id = $2 ORDER BY d.depends_on",
+        "SELECT d.depends_on,
+             (SELECT t.state FROM tasks t WHERE t.tenant_id = d.tenant_id AND t.task_id = d.depends_on)
+         FROM task_dependencies d WHERE d.tenant_id = $1 AND d.task_id = $2 ORDER BY d.depends_on",
         &vals![tx.tenant(), id],
     )?;
     rows.into_iter().map(id_and_state).collect()
