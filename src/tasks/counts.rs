@@ -18,7 +18,7 @@ pub struct Counts {
     pub leased: i64,
 }
 
-/// Counts the tasks of every tenant. Reads every task's index entry: for people, not for loops.
+/// Counts the tasks of every tenant. Reads every task: for people, not for loops.
 ///
 /// # Errors
 /// A failure of the database.

@@ -481,14 +481,12 @@ pub(crate) fn due(tx: &mut SystemTx<'_>, now: Time, limit: u32) -> Result<Vec<(T
         .collect()
 }
 
-/// How many tasks of each tenant are in which state, and how many are leased.
+/// How many tasks of each tenant are in which state, and how many are leased. Every task itself is read, and no index for it,
+/// so that `baton doctor` meets what is damaged.
 pub(crate) fn counts(tx: &mut SystemTx<'_>) -> Result<Vec<(TenantId, String, i64, i64)>> {
     let rows = tx.query(
-        "SELECT tenant_id, stage AS state, count(*), CAST(sum(leased) AS BIGINT) FROM tasks
-         WHERE stage <> '' AND stage <> 'running' GROUP BY tenant_id, stage
-         UNION ALL
-         SELECT tenant_id, state, count(*), CAST(sum(leased) AS BIGINT) FROM tasks
-         WHERE stage = 'running' AND stage <> '' GROUP BY tenant_id, state ORDER BY tenant_id, state",
+        "SELECT tenant_id, state, count(*), CAST(sum(leased) AS BIGINT) FROM tasks
+         GROUP BY tenant_id, state ORDER BY tenant_id, state",
         &vals![],
     )?;
     rows.into_iter()
